@@ -1,0 +1,289 @@
+//! A bee: one CPU core's worker, an actor on its own thread with a current-thread runtime and a hard memory budget.
+//!
+//! A bee leads queries, runs the tasks of distributed plans, and encodes cells. Each piece of work is a future of its
+//! own on the bee's thread; a panic in it is caught at this edge and becomes that piece's error.
+
+use std::any::Any;
+use std::cell::Cell;
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use actix::{Actor, Addr, Context, Handler, Message, ResponseFuture};
+use actix_rt::Arbiter;
+use arrow::array::RecordBatch;
+use async_trait::async_trait;
+use datafusion::common::DataFusionError;
+use datafusion::execution::SessionState;
+use datafusion::logical_expr::ScalarUDF;
+use datafusion_distributed::{
+    ChannelResolver, CoordinatorToWorkerMsg, DistributedExt, ExecuteTaskRequest, SetPlanRequest, Worker,
+    WorkerQueryContext, WorkerSessionBuilder, WorkerToCoordinatorMsg,
+};
+use futures::stream::BoxStream;
+use futures::{FutureExt, StreamExt};
+use http::HeaderMap;
+use tokio::sync::{mpsc, oneshot};
+use uuid::Uuid;
+
+use super::chamber::Combs;
+use super::lead::Lead;
+use super::query::{QUERY_HEADER, Queries, QueryRecord};
+use super::write::EncodeCells;
+use crate::storage::cells::CellFile;
+use crate::{Error, Result};
+
+/// Batches that a task may be ahead of its consumer, per partition: enough to keep both busy, small enough that a slow
+/// consumer holds little memory.
+const BATCHES_AHEAD: usize = 2;
+/// Blocking threads of a bee's runtime: local reads and spills; object_store's remote requests run elsewhere.
+const BLOCKING_THREADS: usize = 4;
+
+thread_local! {
+    static THIS_BEE: Cell<Option<(usize, usize)>> = const { Cell::new(None) };
+}
+
+/// What a bee's work shares; the same through respawns.
+pub(crate) struct BeeCore {
+    pub(crate) index: usize,
+    pub(crate) combs: Combs,
+    pub(crate) queries: Arc<Queries>,
+    worker: Worker,
+    active: AtomicUsize,
+}
+
+impl BeeCore {
+    pub(crate) fn new(
+        index: usize,
+        combs: Combs,
+        queries: Arc<Queries>,
+        channels: Arc<dyn ChannelResolver + Send + Sync>,
+        functions: Vec<Arc<ScalarUDF>>,
+    ) -> Arc<Self> {
+        Arc::new_cyclic(|core| {
+            let sessions = ChamberSessions { core: core.clone(), channels, functions };
+            let worker = Worker::from_session_builder(sessions);
+            Self { index, combs, queries, worker, active: AtomicUsize::new(0) }
+        })
+    }
+
+    /// Pieces of work it has.
+    pub(crate) fn active(&self) -> usize {
+        self.active.load(Ordering::Relaxed)
+    }
+
+    /// Whether the calling thread is this bee's.
+    pub(crate) fn is_here(self: &Arc<Self>) -> bool {
+        THIS_BEE.get() == Some((Arc::as_ptr(self) as usize, self.index))
+    }
+
+    /// The record of the query that `headers` name.
+    fn query_of(&self, headers: &HeaderMap) -> Result<Arc<QueryRecord>> {
+        let id = headers.get(QUERY_HEADER).and_then(|v| v.to_str().ok()).and_then(|v| v.parse::<Uuid>().ok());
+        self.queries.find(&id.ok_or_else(|| Error::internal("a task names no query"))?)
+    }
+
+    fn begin(self: &Arc<Self>) -> Working {
+        self.active.fetch_add(1, Ordering::Relaxed);
+        Working(Arc::clone(self))
+    }
+
+    /// Opens the streams of a task's partitions, to be polled on this bee's thread.
+    pub(crate) async fn open_streams(
+        &self,
+        request: ExecuteTaskRequest,
+    ) -> Result<Vec<BoxStream<'static, Result<RecordBatch, DataFusionError>>>, DataFusionError> {
+        let (streams, _) = self.worker.execute_task(request).await?;
+        Ok(streams.into_iter().map(|stream| stream.boxed()).collect())
+    }
+}
+
+/// A piece of work, counted while it lives.
+pub(crate) struct Working(Arc<BeeCore>);
+
+impl Drop for Working {
+    fn drop(&mut self) {
+        self.0.active.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Builds the session in which a task runs: its query's chamber.
+struct ChamberSessions {
+    core: std::sync::Weak<BeeCore>,
+    channels: Arc<dyn ChannelResolver + Send + Sync>,
+    functions: Vec<Arc<ScalarUDF>>,
+}
+
+#[async_trait]
+impl WorkerSessionBuilder for ChamberSessions {
+    async fn build_session_state(&self, context: WorkerQueryContext) -> Result<SessionState, DataFusionError> {
+        let core = self.core.upgrade().ok_or_else(|| Error::closed("the bee is gone"))?;
+        let query = core.query_of(&context.headers)?;
+        query.worked_on_by(core.index);
+        let mut builder = context
+            .builder
+            .with_runtime_env(core.combs.chamber(&query)?)
+            .with_distributed_channel_resolver(Arc::clone(&self.channels))
+            .with_distributed_passthrough_headers(context.headers)?;
+        if !self.functions.is_empty() {
+            builder.scalar_functions().get_or_insert_default().extend(self.functions.iter().cloned());
+        }
+        Ok(builder.build())
+    }
+}
+
+/// The actor; see the module.
+pub(crate) struct Bee {
+    core: Arc<BeeCore>,
+}
+
+impl Bee {
+    /// Starts a bee on an arbiter of its own.
+    pub(crate) fn start(core: Arc<BeeCore>) -> (Arbiter, Addr<Self>) {
+        let index = core.index;
+        let arbiter = Arbiter::with_tokio_rt(move || bee_runtime(index));
+        let addr = Self::start_in_arbiter(&arbiter.handle(), move |_| {
+            THIS_BEE.set(Some((Arc::as_ptr(&core) as usize, core.index)));
+            Self { core }
+        });
+        (arbiter, addr)
+    }
+}
+
+impl Actor for Bee {
+    type Context = Context<Self>;
+
+    fn started(&mut self, context: &mut Self::Context) {
+        // Admission bounds what reaches a bee; the mailbox is only a backstop, sized not to refuse a large plan.
+        context.set_mailbox_capacity(1024);
+    }
+}
+
+/// Gives a bee the plan of one task.
+#[derive(Message)]
+#[rtype(result = "Result<BoxStream<'static, Result<WorkerToCoordinatorMsg, DataFusionError>>, DataFusionError>")]
+pub(crate) struct DeliverTask {
+    pub(crate) headers: HeaderMap,
+    pub(crate) request: SetPlanRequest,
+    pub(crate) feed: BoxStream<'static, CoordinatorToWorkerMsg>,
+}
+
+impl Handler<DeliverTask> for Bee {
+    type Result = ResponseFuture<Result<BoxStream<'static, Result<WorkerToCoordinatorMsg, DataFusionError>>, DataFusionError>>;
+
+    fn handle(&mut self, message: DeliverTask, _: &mut Self::Context) -> Self::Result {
+        let core = Arc::clone(&self.core);
+        let deliver = async move {
+            let DeliverTask { headers, request, feed } = message;
+            core.worker.coordinator_channel(headers, request, feed.map(Ok).boxed()).await
+        };
+        Box::pin(async move { caught(deliver).await? })
+    }
+}
+
+/// Runs some partitions of a task that was delivered; the batches come through bounded channels.
+#[derive(Message)]
+#[rtype(result = "Result<Vec<mpsc::Receiver<Result<RecordBatch, DataFusionError>>>, DataFusionError>")]
+pub(crate) struct RunTask {
+    pub(crate) headers: HeaderMap,
+    pub(crate) request: ExecuteTaskRequest,
+}
+
+impl Handler<RunTask> for Bee {
+    type Result = ResponseFuture<Result<Vec<mpsc::Receiver<Result<RecordBatch, DataFusionError>>>, DataFusionError>>;
+
+    fn handle(&mut self, message: RunTask, _: &mut Self::Context) -> Self::Result {
+        let core = Arc::clone(&self.core);
+        Box::pin(async move {
+            let query = core.query_of(&message.headers)?;
+            let streams = caught(core.open_streams(message.request)).await??;
+            Ok(streams.into_iter().map(|stream| forward(stream, core.begin(), Arc::clone(&query))).collect())
+        })
+    }
+}
+
+/// Pulls a stream on this thread into a bounded channel, until it ends, fails, or nobody listens.
+fn forward(
+    mut stream: BoxStream<'static, Result<RecordBatch, DataFusionError>>,
+    working: Working,
+    query: Arc<QueryRecord>,
+) -> mpsc::Receiver<Result<RecordBatch, DataFusionError>> {
+    let (sender, receiver) = mpsc::channel(BATCHES_AHEAD);
+    actix_rt::spawn(async move {
+        let _working = working;
+        loop {
+            let next = tokio::select! {
+                biased;
+                () = sender.closed() => break,
+                () = query.token.cancelled() => Some(Err(Error::cancelled("the query was cancelled").into())),
+                next = caught(stream.next()) => next.unwrap_or_else(|panic| Some(Err(panic.into()))),
+            };
+            let Some(item) = next else { break };
+            let failed = item.is_err();
+            if sender.send(item).await.is_err() || failed {
+                break;
+            }
+        }
+    });
+    receiver
+}
+
+/// Plans a query and runs its leading part; see [`Lead`].
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct LeadQuery {
+    pub(crate) lead: Lead,
+    /// Held open until the work has ended.
+    pub(crate) ended: oneshot::Sender<()>,
+}
+
+impl Handler<LeadQuery> for Bee {
+    type Result = ();
+
+    fn handle(&mut self, message: LeadQuery, _: &mut Self::Context) {
+        let core = Arc::clone(&self.core);
+        actix_rt::spawn(async move {
+            let _working = core.begin();
+            let LeadQuery { lead, ended } = message;
+            lead.run(&core).await;
+            // Nobody may be waiting for the end.
+            let _ = ended.send(());
+        });
+    }
+}
+
+impl Handler<EncodeCells> for Bee {
+    type Result = ResponseFuture<Result<Vec<CellFile>>>;
+
+    fn handle(&mut self, message: EncodeCells, _: &mut Self::Context) -> Self::Result {
+        let core = Arc::clone(&self.core);
+        Box::pin(async move {
+            let _working = core.begin();
+            caught(message.run()).await?
+        })
+    }
+}
+
+/// Awaits `work`; a panic in it becomes an error.
+pub(crate) async fn caught<T>(work: impl Future<Output = T>) -> Result<T> {
+    AssertUnwindSafe(work).catch_unwind().await.map_err(|panic| {
+        let text = panic_text(panic.as_ref());
+        tracing::error!(panic = %text, "a task panicked; the bee goes on");
+        Error::internal(format!("a task panicked: {text}"))
+    })
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(ToString::to_string);
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".into())
+}
+
+fn bee_runtime(index: usize) -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(BLOCKING_THREADS)
+        .thread_name(format!("apiary-bee-{index}"))
+        .build()
+        .expect("the system gives a thread its event queue and timer, or nothing of a colony can run")
+}

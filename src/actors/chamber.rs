@@ -1,0 +1,154 @@
+//! The sealed place where a bee runs one query's tasks: memory pool, scratch folder, storage behind the query's meter.
+//!
+//! Chambers of one bee share the bee's budget; each counts its own use, so that a query's peak can be told and a query
+//! over the budget loses its task alone.
+
+use std::fmt;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use datafusion::common::DataFusionError;
+use datafusion::execution::cache::cache_manager::CacheManager;
+use datafusion::execution::disk_manager::{DiskManager, DiskManagerBuilder, DiskManagerMode};
+use datafusion::execution::memory_pool::{
+    FairSpillPool, MemoryConsumer, MemoryLimit, MemoryPool, MemoryReservation, TrackConsumersPool,
+};
+use datafusion::execution::object_store::{DefaultObjectStoreRegistry, ObjectStoreRegistry};
+use datafusion::execution::runtime_env::RuntimeEnv;
+use object_store::ObjectStore;
+use url::Url;
+
+use super::query::QueryRecord;
+use crate::storage::ledger::ROOT_URL;
+use crate::storage::metered::Metered;
+use crate::{Error, Result};
+
+/// Consumers that an out-of-memory error names.
+const NAMED_CONSUMERS: usize = 3;
+
+/// What a bee's chambers share.
+#[derive(Debug)]
+pub(crate) struct Combs {
+    budget: u64,
+    pool: Arc<dyn MemoryPool>,
+    disk: Arc<DiskManager>,
+    cache: Arc<CacheManager>,
+    store: Arc<dyn ObjectStore>,
+    _scratch: tempfile::TempDir,
+}
+
+impl Combs {
+    /// Room of `budget` bytes, spilling at most `scratch_limit` bytes below `scratch`.
+    pub(crate) fn new(
+        budget: u64,
+        scratch: &std::path::Path,
+        scratch_limit: u64,
+        cache: Arc<CacheManager>,
+        store: Arc<dyn ObjectStore>,
+    ) -> Result<Self> {
+        let folder = tempfile::Builder::new()
+            .prefix("apiary-bee-")
+            .tempdir_in(scratch)
+            .map_err(|e| Error::from(e).context(format!("cannot make a scratch folder in {}", scratch.display())))?;
+        let disk = DiskManagerBuilder::default()
+            .with_mode(DiskManagerMode::Directories(vec![folder.path().to_path_buf()]))
+            .with_max_temp_directory_size(scratch_limit)
+            .build()?;
+        let named = NonZeroUsize::new(NAMED_CONSUMERS).unwrap_or(NonZeroUsize::MIN);
+        let pool = Arc::new(TrackConsumersPool::new(FairSpillPool::new(budget as usize), named));
+        Ok(Self { budget, pool, disk: Arc::new(disk), cache, store, _scratch: folder })
+    }
+
+    pub(crate) fn budget(&self) -> u64 {
+        self.budget
+    }
+
+    /// Bytes that operators hold now.
+    pub(crate) fn used(&self) -> u64 {
+        self.pool.reserved() as u64
+    }
+
+    /// A chamber for one query.
+    pub(crate) fn chamber(&self, query: &Arc<QueryRecord>) -> Result<Arc<RuntimeEnv>> {
+        let registry = DefaultObjectStoreRegistry::new();
+        let url = Url::parse(ROOT_URL).map_err(|e| Error::internal(e.to_string()))?;
+        registry.register_store(&url, Arc::new(Metered::new(Arc::clone(&self.store), Arc::clone(&query.meter))));
+        let pool = ChamberPool { bee: Arc::clone(&self.pool), used: AtomicU64::new(0), query: Arc::clone(query) };
+        Ok(Arc::new(RuntimeEnv {
+            memory_pool: Arc::new(pool),
+            disk_manager: Arc::clone(&self.disk),
+            cache_manager: Arc::clone(&self.cache),
+            object_store_registry: Arc::new(registry),
+        }))
+    }
+
+    /// Bytes that all queries have spilled and not given back yet.
+    pub(crate) fn spilled(&self) -> u64 {
+        self.disk.used_disk_space()
+    }
+}
+
+/// A bee's pool as one query sees it.
+struct ChamberPool {
+    bee: Arc<dyn MemoryPool>,
+    used: AtomicU64,
+    query: Arc<QueryRecord>,
+}
+
+impl ChamberPool {
+    fn grown(&self, bytes: usize) {
+        let used = self.used.fetch_add(bytes as u64, Ordering::Relaxed) + bytes as u64;
+        self.query.memory_peak.fetch_max(used, Ordering::Relaxed);
+    }
+}
+
+impl fmt::Debug for ChamberPool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ChamberPool({} bytes of {})", self.used.load(Ordering::Relaxed), self.bee)
+    }
+}
+
+impl fmt::Display for ChamberPool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
+impl MemoryPool for ChamberPool {
+    fn name(&self) -> &str {
+        "chamber"
+    }
+
+    fn register(&self, consumer: &MemoryConsumer) {
+        self.bee.register(consumer);
+    }
+
+    fn unregister(&self, consumer: &MemoryConsumer) {
+        self.bee.unregister(consumer);
+    }
+
+    fn grow(&self, reservation: &MemoryReservation, additional: usize) {
+        self.bee.grow(reservation, additional);
+        self.grown(additional);
+    }
+
+    fn shrink(&self, reservation: &MemoryReservation, shrink: usize) {
+        self.bee.shrink(reservation, shrink);
+        self.used.fetch_sub(shrink as u64, Ordering::Relaxed);
+    }
+
+    fn try_grow(&self, reservation: &MemoryReservation, additional: usize) -> Result<(), DataFusionError> {
+        self.bee.try_grow(reservation, additional)?;
+        self.grown(additional);
+        Ok(())
+    }
+
+    fn reserved(&self) -> usize {
+        self.used.load(Ordering::Relaxed) as usize
+    }
+
+    fn memory_limit(&self) -> MemoryLimit {
+        self.bee.memory_limit()
+    }
+}

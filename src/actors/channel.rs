@@ -1,0 +1,129 @@
+//! How the tasks of a distributed plan reach bees of the same colony, and how their batches come back.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use actix::Addr;
+use arrow::array::RecordBatch;
+use async_trait::async_trait;
+use datafusion::common::DataFusionError;
+use datafusion::execution::TaskContext;
+use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
+use datafusion_distributed::{
+    ChannelResolver, CoordinatorToWorkerMsg, ExecuteTaskRequest, GetWorkerInfoRequest, GetWorkerInfoResponse,
+    MaybeEncoded, SetPlanRequest, WorkerChannel, WorkerToCoordinatorMsg,
+};
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use http::HeaderMap;
+use tokio_stream::wrappers::ReceiverStream;
+use url::Url;
+
+use super::bee::{Bee, BeeCore, DeliverTask, RunTask};
+use crate::sql::distribution::bee_of;
+use crate::{Error, Result};
+
+/// One bee's place in the colony: its actor may be replaced, its core stays.
+pub(crate) struct BeeSlot {
+    pub(crate) core: Arc<BeeCore>,
+    addr: Mutex<Option<Addr<Bee>>>,
+    generation: AtomicU64,
+}
+
+impl BeeSlot {
+    pub(crate) fn new(core: Arc<BeeCore>) -> Self {
+        Self { core, addr: Mutex::new(None), generation: AtomicU64::new(0) }
+    }
+
+    /// The living actor.
+    ///
+    /// # Errors
+    /// `Closed` when it is not started, stopped, or just being replaced.
+    pub(crate) fn addr(&self) -> Result<Addr<Bee>> {
+        let addr = self.addr.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        addr.filter(Addr::connected).ok_or_else(|| Error::closed(format!("bee {} is not running", self.core.index)))
+    }
+
+    pub(crate) fn is_alive(&self) -> bool {
+        self.addr().is_ok()
+    }
+
+    pub(crate) fn install(&self, addr: Addr<Bee>) {
+        *self.addr.lock().unwrap_or_else(PoisonError::into_inner) = Some(addr);
+        self.generation.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn remove(&self) {
+        *self.addr.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// How often an actor has been started here.
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Relaxed)
+    }
+}
+
+/// Finds bees by their addresses. The bees are put in once they exist: they need this to exist first.
+#[derive(Default)]
+pub(crate) struct BeeChannels {
+    slots: std::sync::OnceLock<Vec<Arc<BeeSlot>>>,
+}
+
+impl BeeChannels {
+    pub(crate) fn install(&self, slots: Vec<Arc<BeeSlot>>) {
+        // Set once, by the colony that made this.
+        let _ = self.slots.set(slots);
+    }
+}
+
+#[async_trait]
+impl ChannelResolver for BeeChannels {
+    async fn get_worker_client_for_url(&self, url: &Url) -> Result<Box<dyn WorkerChannel>, DataFusionError> {
+        let slots = self.slots.get().map(Vec::as_slice).unwrap_or_default();
+        let slot = bee_of(url).and_then(|index| slots.get(index));
+        let slot = slot.ok_or_else(|| Error::internal(format!("no bee has the address {url}")))?;
+        Ok(Box::new(BeeChannel { slot: Arc::clone(slot) }))
+    }
+}
+
+struct BeeChannel {
+    slot: Arc<BeeSlot>,
+}
+
+#[async_trait]
+impl WorkerChannel for BeeChannel {
+    async fn coordinator_channel(
+        &mut self,
+        headers: HeaderMap,
+        mut request: SetPlanRequest,
+        feed: BoxStream<'static, CoordinatorToWorkerMsg>,
+        _metrics: ExecutionPlanMetricsSet,
+        context: &Arc<TaskContext>,
+    ) -> Result<BoxStream<'static, Result<WorkerToCoordinatorMsg, DataFusionError>>, DataFusionError> {
+        // Chambers share nothing: each task decodes a plan of its own.
+        request.plan = MaybeEncoded::Encoded(request.plan.encode(context)?);
+        self.slot.addr()?.send(DeliverTask { headers, request, feed }).await.map_err(|_| lost(&self.slot))?
+    }
+
+    async fn execute_task(
+        &mut self,
+        headers: HeaderMap,
+        request: ExecuteTaskRequest,
+        _metrics: ExecutionPlanMetricsSet,
+        _context: &Arc<TaskContext>,
+    ) -> Result<Vec<BoxStream<'static, Result<RecordBatch, DataFusionError>>>, DataFusionError> {
+        if self.slot.core.is_here() {
+            return self.slot.core.open_streams(request).await;
+        }
+        let receivers = self.slot.addr()?.send(RunTask { headers, request }).await.map_err(|_| lost(&self.slot))??;
+        Ok(receivers.into_iter().map(|receiver| ReceiverStream::new(receiver).boxed()).collect())
+    }
+
+    async fn get_worker_info(&mut self, _: GetWorkerInfoRequest) -> Result<GetWorkerInfoResponse, DataFusionError> {
+        Ok(GetWorkerInfoResponse { version: env!("CARGO_PKG_VERSION").into() })
+    }
+}
+
+fn lost(slot: &BeeSlot) -> DataFusionError {
+    Error::internal(format!("bee {} stopped while it had work; it is started again: ask again", slot.core.index)).into()
+}

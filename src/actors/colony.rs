@@ -1,0 +1,558 @@
+//! The handle of a colony: start it, ask it, write through it, stop it.
+
+use std::future::Future;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use actix::{Actor, Addr};
+use actix_rt::ArbiterHandle;
+use arrow::datatypes::SchemaRef;
+use datafusion::execution::SendableRecordBatchStream;
+use datafusion::execution::cache::cache_manager::{CacheManager, CacheManagerConfig};
+use datafusion::logical_expr::ScalarUDF;
+use serde::Serialize;
+use tokio::runtime::{Handle, Runtime};
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+
+use super::admission::Admission;
+use super::bee::{Bee, BeeCore};
+use super::chamber::Combs;
+use super::channel::{BeeChannels, BeeSlot};
+use super::lead::Job;
+use super::ledger::LedgerHandle;
+use super::query::{Queries, QueryStream};
+use super::session::{Session, run};
+use super::settings::Settings;
+use super::supervisor::{ColonyActor, StopBees};
+use super::temperature::Load;
+use super::write::write_frame;
+use crate::sql::{Planner, Split};
+use crate::storage::cells::CellFile;
+use crate::storage::{AsOf, BoxName, FrameInfo, FrameRef, HistoryEntry, HiveName, Meadow, WriteMode, WriteResult};
+use crate::{Error, Result};
+
+/// Threads of the runtime that talks to storage: requests wait, they do not compute.
+const IO_THREADS: usize = 2;
+/// Threads for blocking ledger work and local files.
+const IO_BLOCKING_THREADS: usize = 16;
+/// How long a stopping colony waits for running queries after it has cancelled them.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// A node: its bees, its meadow, its limits. Cheap to clone; the colony stops when the last handle is dropped.
+#[derive(Clone)]
+pub struct Colony {
+    core: Arc<Core>,
+    life: Arc<Life>,
+}
+
+/// What `Colony::status` tells.
+#[derive(Debug, Clone, Serialize)]
+pub struct ColonyStatus {
+    /// The node's name.
+    pub name: String,
+    /// Where the meadow is.
+    pub storage: String,
+    /// Its bees.
+    pub bees: usize,
+    /// Bees that have work.
+    pub bees_busy: usize,
+    /// Bytes for all bees together.
+    pub memory: u64,
+    /// Bytes that operators hold now.
+    pub memory_used: u64,
+    /// How loaded it is, 0..=1.
+    pub temperature: f64,
+    /// Queries that run.
+    pub queries_running: usize,
+    /// Queries that wait.
+    pub queries_waiting: usize,
+    /// Queries that have ended.
+    pub queries_done: u64,
+    /// How often each bee has been started.
+    pub generation: Vec<u64>,
+    /// Requests to storage so far.
+    pub requests: u64,
+    /// Bytes asked from storage so far.
+    pub bytes_read: u64,
+    /// Bytes handed to storage so far.
+    pub bytes_written: u64,
+}
+
+/// What all parts of a colony share.
+pub(crate) struct Core {
+    pub(crate) settings: Settings,
+    pub(crate) meadow: Meadow,
+    pub(crate) planner: Planner,
+    pub(crate) slots: Vec<Arc<BeeSlot>>,
+    pub(crate) queries: Arc<Queries>,
+    pub(crate) admission: Admission,
+    pub(crate) token: CancellationToken,
+    ledger: OnceLock<LedgerHandle>,
+    io: IoRuntime,
+}
+
+/// A runtime that may be dropped anywhere, also inside another runtime.
+struct IoRuntime(Option<Runtime>, Handle);
+
+impl Drop for IoRuntime {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl IoRuntime {
+    fn new() -> Result<Self> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(IO_THREADS)
+            .max_blocking_threads(IO_BLOCKING_THREADS)
+            .thread_name("apiary-io")
+            .enable_all()
+            .build()?;
+        let handle = runtime.handle().clone();
+        Ok(Self(Some(runtime), handle))
+    }
+}
+
+impl Core {
+    async fn open(settings: Settings, functions: Vec<Arc<ScalarUDF>>, io: IoRuntime) -> Result<Arc<Self>> {
+        let meadow = Meadow::open(&settings.storage, &settings.storage_options, io.1.clone()).await?;
+        let queries = Arc::new(Queries::default());
+        let channels = Arc::new(BeeChannels::default());
+        let slots = bees(&settings, &meadow, &queries, &channels, &functions)?;
+        channels.install(slots.clone());
+        let split = Split {
+            bees: settings.bee_count(),
+            partitions: settings.partitions,
+            partition_bytes: settings.partition_bytes,
+            channels,
+        };
+        let planner = Planner::new(meadow.clone(), split, functions)?;
+        let running = settings.max_queries.unwrap_or(4 * settings.bee_count());
+        let admission = Admission::new(running, settings.queue);
+        let (token, ledger) = (CancellationToken::new(), OnceLock::new());
+        Ok(Arc::new(Self { settings, meadow, planner, slots, queries, admission, token, ledger, io }))
+    }
+
+    pub(crate) fn io(&self) -> &Handle {
+        &self.io.1
+    }
+
+    pub(crate) fn ledger(&self) -> Result<&LedgerHandle> {
+        self.ledger.get().ok_or_else(|| Error::closed("the colony is not started"))
+    }
+
+    /// The bee with the fewest pieces of work; the first of several.
+    pub(crate) fn least_busy_bee(&self) -> Result<Addr<Bee>> {
+        let alive = self.slots.iter().filter(|slot| slot.is_alive());
+        let slot = alive.min_by_key(|slot| slot.core.active());
+        slot.ok_or_else(|| Error::closed("no bee is running: start a new colony"))?.addr()
+    }
+
+    /// How loaded the node is now, 0..=1.
+    pub(crate) fn temperature(&self) -> f64 {
+        let busy = self.slots.iter().filter(|slot| slot.core.active() > 0).count();
+        let used: u64 = self.slots.iter().map(|slot| slot.core.combs.used()).sum();
+        let budget: u64 = self.slots.iter().map(|slot| slot.core.combs.budget()).sum();
+        let load = Load {
+            bees: busy as f64 / self.slots.len().max(1) as f64,
+            memory: used as f64 / budget.max(1) as f64,
+            queue: self.admission.pressure(),
+        };
+        load.temperature()
+    }
+
+    /// Removes cells that no commit names; what cannot be removed is left for vacuum.
+    pub(crate) async fn remove_cells(&self, cells: &[CellFile]) {
+        for cell in cells {
+            if let Err(error) = self.meadow.backend().delete(&cell.path).await {
+                tracing::warn!(%error, path = %cell.path, "a cell of a failed write is left behind");
+            }
+        }
+    }
+}
+
+fn bees(
+    settings: &Settings,
+    meadow: &Meadow,
+    queries: &Arc<Queries>,
+    channels: &Arc<BeeChannels>,
+    functions: &[Arc<ScalarUDF>],
+) -> Result<Vec<Arc<BeeSlot>>> {
+    let scratch = settings.scratch.clone().unwrap_or_else(std::env::temp_dir);
+    let share = settings.scratch_limit / settings.bee_count() as u64;
+    // Footers of cells are parsed once for the whole node.
+    let cache = CacheManager::try_new(&CacheManagerConfig::default())?;
+    let bee = |index| {
+        let combs =
+            Combs::new(settings.bee_memory(), &scratch, share, Arc::clone(&cache), meadow.unmetered_store())?;
+        let core = BeeCore::new(index, combs, Arc::clone(queries), Arc::clone(channels) as _, functions.to_vec());
+        Ok(Arc::new(BeeSlot::new(core)))
+    };
+    (0..settings.bee_count()).map(bee).collect()
+}
+
+/// Stops the colony when its last handle goes.
+struct Life {
+    supervisor: Addr<ColonyActor>,
+    core: std::sync::Weak<Core>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+    /// Ends the System that this colony made; `None` in a System of the embedder.
+    system: Option<actix_rt::System>,
+}
+
+impl Drop for Life {
+    fn drop(&mut self) {
+        if let Some(core) = self.core.upgrade() {
+            core.admission.close();
+            core.token.cancel();
+        }
+        let (supervisor, system) = (self.supervisor.clone(), self.system.clone());
+        // The thread ends by itself: a destructor does not wait.
+        supervisor.do_send(StopBees);
+        if let Some(system) = system {
+            system.stop();
+        }
+    }
+}
+
+impl Colony {
+    /// Starts a colony with a thread and an actix System of its own, for programs that have none.
+    ///
+    /// The meadow is opened first, and made when the place is empty.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a setting that cannot be; what the storage says.
+    pub fn start(settings: Settings) -> Result<Self> {
+        Self::start_with(settings, Vec::new())
+    }
+
+    /// As [`Colony::start`], with scalar functions of the program's own for its SQL.
+    ///
+    /// # Errors
+    /// As [`Colony::start`].
+    pub fn start_with(settings: Settings, functions: Vec<Arc<ScalarUDF>>) -> Result<Self> {
+        settings.validate()?;
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let own = std::thread::Builder::new().name("apiary-colony".into());
+        let thread = own.spawn(move || {
+            let runner = actix_rt::System::new();
+            let started = runner.block_on(async {
+                let core = open_on_io(settings, functions).await?;
+                Ok::<_, Error>(start_actors(&core, Some(actix_rt::System::current())))
+            });
+            let running = started.is_ok();
+            // The receiver waits for exactly this.
+            let _ = sender.send(started);
+            if running && let Err(error) = runner.run() {
+                tracing::error!(%error, "the colony's system ended with an error");
+            }
+        })?;
+        let colony = receiver.recv().map_err(|_| Error::internal("the colony's thread ended while it started"))??;
+        *lock(&colony.life.thread) = Some(thread);
+        Ok(colony)
+    }
+
+    /// Starts a colony in the actix System that `arbiter` belongs to; that System is never stopped by it.
+    ///
+    /// # Errors
+    /// As [`Colony::start`]; `Closed` when the arbiter does not run.
+    pub async fn start_in(arbiter: &ArbiterHandle, settings: Settings) -> Result<Self> {
+        settings.validate()?;
+        let core = open_on_io(settings, Vec::new()).await?;
+        let (sender, receiver) = oneshot::channel();
+        let sent = arbiter.spawn_fn(move || {
+            // A caller that has gone away drops the colony again.
+            let _ = sender.send(start_actors(&core, None));
+        });
+        let stopped = || Error::closed("the arbiter is stopped: give one that runs");
+        if !sent {
+            return Err(stopped());
+        }
+        receiver.await.map_err(|_| stopped())
+    }
+
+    /// Its settings.
+    pub fn settings(&self) -> &Settings {
+        &self.core.settings
+    }
+
+    /// A session with its own `USE` and `SET`.
+    ///
+    /// # Errors
+    /// Never in practice.
+    pub fn session(&self) -> Session {
+        Session::new(self.clone()).expect("the default hive and box are names")
+    }
+
+    /// Runs one SQL statement in a fresh session.
+    ///
+    /// # Errors
+    /// As [`Session::query`].
+    pub async fn sql(&self, sql: &str) -> Result<QueryStream> {
+        self.session().sql(sql).await
+    }
+
+    /// Creates a hive.
+    ///
+    /// # Errors
+    /// `AlreadyExists`, unless `if_not_exists`.
+    pub async fn create_hive(&self, hive: &HiveName, if_not_exists: bool) -> Result<()> {
+        self.on_io({
+            let hive = hive.clone();
+            move |core| async move {
+                core.meadow.require_writable()?;
+                core.meadow.registry().create_hive(&hive, if_not_exists).await
+            }
+        })
+        .await
+    }
+
+    /// Creates a box in a hive.
+    ///
+    /// # Errors
+    /// `NotFound` without the hive; `AlreadyExists`, unless `if_not_exists`.
+    pub async fn create_box(&self, hive: &HiveName, box_: &BoxName, if_not_exists: bool) -> Result<()> {
+        let (hive, box_) = (hive.clone(), box_.clone());
+        self.on_io(move |core| async move {
+            core.meadow.require_writable()?;
+            core.meadow.registry().create_box(&hive, &box_, if_not_exists).await
+        })
+        .await
+    }
+
+    /// Creates a frame with `schema`, partitioned by `partition_by`.
+    ///
+    /// # Errors
+    /// `Schema` for a type that a frame cannot hold; `NotFound` without the box; `AlreadyExists`, unless `if_not_exists`.
+    pub async fn create_frame(
+        &self,
+        frame: &FrameRef,
+        schema: SchemaRef,
+        partition_by: Vec<String>,
+        if_not_exists: bool,
+    ) -> Result<()> {
+        let frame = frame.clone();
+        self.on_io(move |core| async move {
+            core.meadow.create_frame(&frame, &schema, &partition_by, if_not_exists).await.map(|_| ())
+        })
+        .await
+    }
+
+    /// Removes a hive and, with `cascade`, what is in it.
+    ///
+    /// # Errors
+    /// `NotFound`, unless `if_exists`; `InvalidInput` when it is not empty and `cascade` is not given.
+    pub async fn drop_hive(&self, hive: &HiveName, if_exists: bool, cascade: bool) -> Result<()> {
+        let hive = hive.clone();
+        self.on_io(move |core| async move { core.meadow.drop_hive(&hive, if_exists, cascade).await.map(|_| ()) }).await
+    }
+
+    /// Removes a box and, with `cascade`, its frames.
+    ///
+    /// # Errors
+    /// As [`Colony::drop_hive`].
+    pub async fn drop_box(&self, hive: &HiveName, box_: &BoxName, if_exists: bool, cascade: bool) -> Result<()> {
+        let (hive, box_) = (hive.clone(), box_.clone());
+        self.on_io(move |core| async move { core.meadow.drop_box(&hive, &box_, if_exists, cascade).await.map(|_| ()) })
+            .await
+    }
+
+    /// Removes a frame with its cells and its history.
+    ///
+    /// # Errors
+    /// `NotFound`, unless `if_exists`.
+    pub async fn drop_frame(&self, frame: &FrameRef, if_exists: bool) -> Result<()> {
+        let frame = frame.clone();
+        self.on_io(move |core| async move { core.meadow.drop_frame(&frame, if_exists).await.map(|_| ()) }).await
+    }
+
+    /// All hives, sorted.
+    ///
+    /// # Errors
+    /// What the storage says.
+    pub async fn hives(&self) -> Result<Vec<HiveName>> {
+        self.on_io(|core| async move { core.meadow.registry().hives().await }).await
+    }
+
+    /// The boxes of a hive, sorted.
+    ///
+    /// # Errors
+    /// `NotFound` without the hive.
+    pub async fn boxes(&self, hive: &HiveName) -> Result<Vec<BoxName>> {
+        let hive = hive.clone();
+        self.on_io(move |core| async move { core.meadow.registry().boxes(&hive).await }).await
+    }
+
+    /// Every frame of the meadow, sorted.
+    ///
+    /// # Errors
+    /// What the storage says.
+    pub async fn frames(&self) -> Result<Vec<FrameRef>> {
+        self.on_io(|core| async move { core.meadow.registry().frames().await }).await
+    }
+
+    /// A frame's columns, partitioning, version and size.
+    ///
+    /// # Errors
+    /// `NotFound` when there is none.
+    pub async fn describe(&self, frame: &FrameRef) -> Result<FrameInfo> {
+        let frame = frame.clone();
+        self.on_io(move |core| async move { core.meadow.describe(&frame).await }).await
+    }
+
+    /// A frame's newest `limit` commits, newest first.
+    ///
+    /// # Errors
+    /// `NotFound` when there is no such frame.
+    pub async fn history(&self, frame: &FrameRef, limit: Option<usize>) -> Result<Vec<HistoryEntry>> {
+        let frame = frame.clone();
+        self.on_io(move |core| async move {
+            core.meadow.registry().frame(&frame).await?;
+            core.meadow.ledger().history(&frame, limit).await
+        })
+        .await
+    }
+
+    /// Writes rows into a frame with one commit.
+    ///
+    /// # Errors
+    /// `NotFound` without the frame; `Schema` when the rows do not fit; `Conflict` when another commit is in the way; the
+    /// rows' own error. Nothing is committed then.
+    pub async fn write(&self, frame: &FrameRef, data: SendableRecordBatchStream, mode: WriteMode) -> Result<WriteResult> {
+        let frame = frame.clone();
+        self.on_io(move |core| async move {
+            let limit = core.settings.time_limit;
+            let _permit = core.admission.enter(limit).await?;
+            let entry = core.queries.begin(&core.token, limit, core.meadow.meter());
+            let state = core.meadow.state(&frame, AsOf::Latest).await?;
+            let result = write_frame(&core, &state, data, mode, &entry.record).await;
+            match (result, entry.record.stop_reason()) {
+                (Err(error), Some(reason)) if super::query::is_stop(&error) => Err(reason),
+                (result, _) => result,
+            }
+        })
+        .await
+    }
+
+    /// Reads one version of a frame; `columns` of `None` is all of them.
+    ///
+    /// # Errors
+    /// `NotFound` for a frame, version or column that does not exist.
+    pub async fn read(&self, frame: &FrameRef, columns: Option<Vec<String>>, as_of: AsOf) -> Result<QueryStream> {
+        run(&self.core, Job::Read { frame: frame.clone(), columns, as_of }, None).await
+    }
+
+    /// How the colony is now.
+    ///
+    /// # Errors
+    /// Never so far; asking may need the actors one day.
+    pub async fn status(&self) -> Result<ColonyStatus> {
+        let core = &self.core;
+        let storage = core.meadow.meter().read();
+        Ok(ColonyStatus {
+            name: core.settings.name.clone(),
+            storage: core.meadow.backend().location(),
+            bees: core.slots.len(),
+            bees_busy: core.slots.iter().filter(|s| s.core.active() > 0).count(),
+            memory: core.settings.node_memory(),
+            memory_used: core.slots.iter().map(|s| s.core.combs.used()).sum(),
+            temperature: core.temperature(),
+            queries_running: core.admission.running(),
+            queries_waiting: core.admission.waiting(),
+            queries_done: core.queries.done(),
+            generation: core.slots.iter().map(|s| s.generation()).collect(),
+            requests: storage.requests(),
+            bytes_read: storage.bytes_read,
+            bytes_written: storage.bytes_written,
+        })
+    }
+
+    /// Runs `future` on the calling thread, for programs without a runtime. Panics inside one, as every `block_on` does.
+    pub fn block_on<F: Future>(&self, future: F) -> F::Output {
+        self.core.io().block_on(future)
+    }
+
+    /// Runs `future` on the colony's I/O runtime: for waiting, not for computing.
+    pub fn spawn<F>(&self, future: F) -> tokio::task::JoinHandle<F::Output>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        self.core.io().spawn(future)
+    }
+
+    /// Refuses new work, cancels what runs, stops the bees and waits for their threads. Again is no error.
+    ///
+    /// # Errors
+    /// Never so far.
+    pub fn shutdown(&self) -> Result<()> {
+        self.core.admission.close();
+        self.core.token.cancel();
+        let started = std::time::Instant::now();
+        while self.core.slots.iter().any(|s| s.core.active() > 0) && started.elapsed() < DRAIN {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        let (done, stopped) = std::sync::mpsc::channel();
+        let supervisor = self.life.supervisor.clone();
+        self.core.io().spawn(async move {
+            // An actor that is gone has nothing left to stop.
+            let _ = supervisor.send(StopBees).await;
+            let _ = done.send(());
+        });
+        let _ = stopped.recv_timeout(DRAIN);
+        if let Some(system) = &self.life.system {
+            system.stop();
+        }
+        if let Some(thread) = lock(&self.life.thread).take() {
+            // A thread that panicked has stopped too.
+            let _ = thread.join();
+        }
+        Ok(())
+    }
+
+    pub(crate) fn core(&self) -> &Arc<Core> {
+        &self.core
+    }
+
+    /// Runs meadow work on the I/O runtime, whatever runtime the caller has; dropping the future stops it.
+    async fn on_io<T, F, Fut>(&self, work: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(Arc<Core>) -> Fut,
+        Fut: Future<Output = Result<T>> + Send + 'static,
+    {
+        self.core.admission.require_open()?;
+        let mut task = tokio::task::JoinSet::new();
+        task.spawn_on(work(Arc::clone(&self.core)), self.core.io());
+        task.join_next().await.ok_or_else(|| Error::internal("a task that was started is not there"))??
+    }
+}
+
+impl std::fmt::Debug for Colony {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Colony").field("settings", &self.core.settings).finish_non_exhaustive()
+    }
+}
+
+async fn open_on_io(settings: Settings, functions: Vec<Arc<ScalarUDF>>) -> Result<Arc<Core>> {
+    let io = IoRuntime::new()?;
+    let handle = io.1.clone();
+    handle.spawn(Core::open(settings, functions, io)).await?
+}
+
+/// Starts the actors on the calling thread, which has a System.
+fn start_actors(core: &Arc<Core>, system: Option<actix_rt::System>) -> Colony {
+    // Set once: the core is new.
+    let _ = core.ledger.set(LedgerHandle::start(core.meadow.ledger().clone()));
+    let supervisor = ColonyActor::new(Arc::clone(core)).start();
+    let life = Life { supervisor, core: Arc::downgrade(core), thread: Mutex::new(None), system };
+    Colony { core: Arc::clone(core), life: Arc::new(life) }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

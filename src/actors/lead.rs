@@ -1,0 +1,229 @@
+//! One query's work on its leading bee: plan it, run the part that is not split, hand the batches out.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::execution::SendableRecordBatchStream;
+use datafusion::physical_plan::{ExecutionPlan, execute_stream};
+use futures::StreamExt;
+use http::{HeaderMap, HeaderValue};
+use tokio::sync::{mpsc, oneshot};
+
+use super::bee::{BeeCore, caught};
+use super::colony::Core;
+use super::query::{QUERY_HEADER, QueryRecord};
+use super::write::write_frame;
+use crate::sql::{Facts, Params, PhysicalQuery, Planned, SqlSession, written};
+use crate::storage::{AsOf, FrameRef, FrameState, WriteMode};
+use crate::{Error, Result};
+
+/// What the leading bee is to do.
+pub(crate) enum Job {
+    /// One SQL statement.
+    Sql { sql: String, params: Params, session: Arc<SqlSession> },
+    /// One version of a frame.
+    Read { frame: FrameRef, columns: Option<Vec<String>>, as_of: AsOf },
+}
+
+/// A job and the ends of its channels.
+pub(crate) struct Lead {
+    pub(crate) core: Arc<Core>,
+    pub(crate) job: Job,
+    pub(crate) query: Arc<QueryRecord>,
+    /// Told the columns once the plan is there, or why there is none.
+    pub(crate) started: oneshot::Sender<Result<SchemaRef>>,
+    pub(crate) batches: mpsc::Sender<Result<RecordBatch>>,
+}
+
+/// The answer of a job: its columns and where its batches come from.
+enum Answer {
+    Ready(RecordBatch),
+    Rows(SendableRecordBatchStream, PhysicalQuery),
+}
+
+impl Lead {
+    /// Runs the job to its end; every outcome goes to the channels.
+    pub(crate) async fn run(self, bee: &Arc<BeeCore>) {
+        let Self { core, job, query, started, batches } = self;
+        query.worked_on_by(bee.index);
+        let planned = until_stopped(&query, answer(&core, job, &query, bee)).await;
+        let answer = match planned {
+            Ok(answer) => answer,
+            Err(error) => {
+                query.ended(core.temperature());
+                // A caller that has gone away needs no answer.
+                let _ = started.send(Err(error));
+                return;
+            }
+        };
+        if started.send(Ok(answer.schema())).is_err() {
+            return;
+        }
+        if let Err(error) = until_stopped(&query, answer.deliver(&core, &query, &batches)).await {
+            query.ended(core.temperature());
+            let _ = batches.send(Err(error)).await;
+        }
+        query.ended(core.temperature());
+    }
+}
+
+impl Answer {
+    fn schema(&self) -> SchemaRef {
+        match self {
+            Self::Ready(batch) => batch.schema(),
+            Self::Rows(stream, _) => plain_schema(&stream.schema()),
+        }
+    }
+
+    async fn deliver(self, core: &Core, query: &QueryRecord, batches: &mpsc::Sender<Result<RecordBatch>>) -> Result<()> {
+        let (mut stream, physical) = match self {
+            Self::Ready(batch) => return give(query, batches, batch).await,
+            Self::Rows(stream, physical) => (stream, physical),
+        };
+        let schema = plain_schema(&stream.schema());
+        while let Some(batch) = stream.next().await {
+            give(query, batches, plain_batch(&batch?, &schema)?).await?;
+        }
+        query.spilled.fetch_add(spilled_bytes(&physical.plan), Ordering::Relaxed);
+        if physical.analyze {
+            let facts = facts(core, query);
+            give(query, batches, facts.to_batch(&physical.notes)?.with_schema(schema)?).await?;
+        }
+        Ok(())
+    }
+}
+
+async fn answer(core: &Arc<Core>, job: Job, query: &Arc<QueryRecord>, bee: &Arc<BeeCore>) -> Result<Answer> {
+    let runtime = bee.combs.chamber(query)?;
+    let headers = headers(query)?;
+    let planned = match job {
+        Job::Read { frame, columns, as_of } => {
+            Planned::Rows(core.planner.plan_read(&frame, columns.as_deref(), as_of, runtime, headers).await?)
+        }
+        Job::Sql { sql, params, session } => core.planner.plan(&sql, &params, &session, runtime, headers).await?,
+    };
+    match planned {
+        Planned::Answer(batch) => Ok(Answer::Ready(batch)),
+        Planned::Rows(physical) => {
+            query.planned(&physical.notes, physical.tasks());
+            let stream = execute_stream(Arc::clone(&physical.plan), Arc::clone(&physical.context))?;
+            Ok(Answer::Rows(stream, physical))
+        }
+        Planned::Insert { into, mode, query: physical } => insert(core, &into, mode, physical, query).await,
+        Planned::CreateAs { frame, partition_by, if_not_exists, query: physical } => {
+            create_as(core, &frame, &partition_by, if_not_exists, physical, query).await
+        }
+    }
+}
+
+async fn insert(
+    core: &Arc<Core>,
+    into: &Arc<FrameState>,
+    mode: WriteMode,
+    physical: PhysicalQuery,
+    query: &Arc<QueryRecord>,
+) -> Result<Answer> {
+    query.planned(&physical.notes, physical.tasks());
+    let rows = execute_stream(Arc::clone(&physical.plan), Arc::clone(&physical.context))?;
+    let result = write_frame(core, into, rows, mode, query).await?;
+    query.spilled.fetch_add(spilled_bytes(&physical.plan), Ordering::Relaxed);
+    written(&into.frame, &result).map(Answer::Ready)
+}
+
+async fn create_as(
+    core: &Arc<Core>,
+    frame: &FrameRef,
+    partition_by: &[String],
+    if_not_exists: bool,
+    physical: PhysicalQuery,
+    query: &Arc<QueryRecord>,
+) -> Result<Answer> {
+    let made = core.meadow.create_frame(frame, &physical.plan.schema(), partition_by, if_not_exists).await?;
+    let state = core.meadow.state(frame, AsOf::Latest).await?;
+    if !made {
+        let nothing = crate::storage::WriteResult {
+            version: state.version(),
+            rows: 0,
+            cells: 0,
+            bytes: 0,
+            temperature: core.temperature(),
+        };
+        return written(frame, &nothing).map(Answer::Ready);
+    }
+    match insert(core, &state, WriteMode::Append, physical, query).await {
+        Ok(answer) => Ok(answer),
+        Err(error) => {
+            // A statement that failed leaves no empty frame behind.
+            if let Err(left) = core.meadow.drop_frame(frame, true).await {
+                tracing::warn!(%left, %frame, "a frame whose CREATE … AS failed could not be removed");
+            }
+            Err(error)
+        }
+    }
+}
+
+async fn give(query: &QueryRecord, batches: &mpsc::Sender<Result<RecordBatch>>, batch: RecordBatch) -> Result<()> {
+    query.gave(batch.num_rows());
+    batches.send(Ok(batch)).await.map_err(|_| Error::cancelled("nobody reads the answer any more"))
+}
+
+/// Awaits `work`, unless the query is cancelled or late first. A panic becomes an error.
+async fn until_stopped<T>(query: &QueryRecord, work: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::select! {
+        biased;
+        reason = query.stopped() => Err(reason),
+        result = caught(work) => result?,
+    }
+}
+
+fn headers(query: &QueryRecord) -> Result<HeaderMap> {
+    let id = HeaderValue::from_str(&query.id.to_string()).map_err(|e| Error::internal(e.to_string()))?;
+    Ok(HeaderMap::from_iter([(http::HeaderName::from_static(QUERY_HEADER), id)]))
+}
+
+fn facts(core: &Core, query: &QueryRecord) -> Facts {
+    let stats = query.stats();
+    Facts {
+        bees: stats.bees,
+        tasks: stats.tasks,
+        memory_peak: stats.memory_peak,
+        spilled: stats.spilled,
+        requests: stats.requests,
+        bytes_read: stats.bytes_read,
+        temperature: core.temperature(),
+    }
+}
+
+/// Bytes that the operators of this plan spilled; those of other bees' tasks are reported by them.
+pub(crate) fn spilled_bytes(plan: &Arc<dyn ExecutionPlan>) -> u64 {
+    let mut total = 0;
+    // Visiting cannot fail: the closure never does.
+    let _ = plan.apply(|node| {
+        total += node.metrics().and_then(|m| m.spilled_bytes()).unwrap_or(0) as u64;
+        Ok(TreeNodeRecursion::Continue)
+    });
+    total
+}
+
+/// Views are the engine's inside: every consumer of Arrow takes plain strings and binaries.
+fn plain_schema(schema: &Schema) -> SchemaRef {
+    let plain = |field: &Field| match field.data_type() {
+        DataType::Utf8View => field.clone().with_data_type(DataType::Utf8),
+        DataType::BinaryView => field.clone().with_data_type(DataType::Binary),
+        _ => field.clone(),
+    };
+    Arc::new(Schema::new(schema.fields().iter().map(|f| plain(f)).collect::<Vec<_>>()))
+}
+
+fn plain_batch(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
+    let plain = |(column, field): (&ArrayRef, &Arc<Field>)| match column.data_type() == field.data_type() {
+        true => Ok(Arc::clone(column)),
+        false => arrow::compute::cast(column, field.data_type()),
+    };
+    let columns = batch.columns().iter().zip(schema.fields()).map(plain).collect::<Result<Vec<_>, _>>()?;
+    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    Ok(RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options)?)
+}

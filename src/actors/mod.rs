@@ -1,0 +1,44 @@
+//! The runtime: a colony of bees, and the handles through which programs use it.
+//!
+//! ```text
+//!  Colony (handle) ──admission──▶ Bee 0..n-1       one arbiter = one OS thread each; runs tasks in chambers
+//!        │                          ▲ respawns
+//!        └──messages──▶ ColonyActor ┘              supervises, measures temperature, shuts down
+//!                       LedgerActor                commits
+//! ```
+//!
+//! | file | noun |
+//! |---|---|
+//! | `colony` | the handle: start, ask, write, stop |
+//! | `session` | the handle of one user's session |
+//! | `settings` | plain values |
+//! | `supervisor` | the actor that keeps the bees alive |
+//! | `bee` | the actor that runs tasks |
+//! | `chamber` | the sealed place where a bee runs one query's tasks |
+//! | `channel` | how a plan's tasks reach bees, and their batches come back |
+//! | `ledger` | the actor that owns commits |
+//! | `lead` | one query's work on its leading bee |
+//! | `write` | cells encoded by all bees, one commit |
+//! | `query` | a running query: record, limits, statistics, stream |
+//! | `admission` | how much may run and wait |
+//! | `temperature` | how loaded the node is |
+
+mod admission;
+mod bee;
+mod chamber;
+mod channel;
+mod colony;
+mod lead;
+mod ledger;
+mod query;
+mod session;
+pub mod settings;
+mod supervisor;
+pub mod temperature;
+mod write;
+
+pub use crate::sql::Params;
+pub use colony::{Colony, ColonyStatus};
+pub use query::{Canceller, Query, QueryStats, QueryStream};
+pub use session::Session;
+pub use settings::Settings;

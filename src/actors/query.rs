@@ -1,0 +1,312 @@
+//! A running query: what was asked, its record that all bees share, its statistics and its stream of batches.
+
+use std::collections::{BTreeSet, HashMap};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use futures::{Stream, TryStreamExt};
+use serde::Serialize;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::admission::Permit;
+use crate::sql::{Params, ScanNotes};
+use crate::storage::metered::Meter;
+use crate::{Error, ErrorKind, Result};
+
+/// Header that carries a query's id with its tasks.
+pub(crate) const QUERY_HEADER: &str = "apiary-query";
+
+/// What is asked of a session.
+#[derive(Debug, Clone, Default)]
+pub struct Query {
+    /// One SQL statement.
+    pub sql: String,
+    /// Values for its parameters.
+    pub params: Params,
+    /// Longest run; `None` is the colony's setting.
+    pub time_limit: Option<Duration>,
+}
+
+impl Query {
+    /// A statement without parameters.
+    pub fn new(sql: impl Into<String>) -> Self {
+        Self { sql: sql.into(), ..Self::default() }
+    }
+
+    /// Sets the values for its parameters.
+    #[must_use]
+    pub fn with_params(mut self, params: Params) -> Self {
+        self.params = params;
+        self
+    }
+
+    /// Sets its longest run.
+    #[must_use]
+    pub fn with_time_limit(mut self, limit: Duration) -> Self {
+        self.time_limit = Some(limit);
+        self
+    }
+}
+
+/// What a query cost. Complete when its stream has ended.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct QueryStats {
+    /// Rows given back.
+    pub rows: u64,
+    /// Milliseconds of planning.
+    pub planning_ms: f64,
+    /// Milliseconds from asking to the end.
+    pub elapsed_ms: f64,
+    /// Bees that took part.
+    pub bees: usize,
+    /// Tasks of all stages.
+    pub tasks: usize,
+    /// Most memory that operators held on one bee, in bytes.
+    pub memory_peak: u64,
+    /// Bytes spilled to scratch files.
+    pub spilled: u64,
+    /// Requests to storage.
+    pub requests: u64,
+    /// Bytes asked from storage.
+    pub bytes_read: u64,
+    /// Cells that were read.
+    pub cells_read: u64,
+    /// Cells that the ledger's statistics left out.
+    pub cells_pruned: u64,
+    /// The node's temperature at the end.
+    pub temperature: f64,
+}
+
+/// What every bee that works for a query knows of it.
+#[derive(Debug)]
+pub(crate) struct QueryRecord {
+    pub(crate) id: Uuid,
+    pub(crate) token: CancellationToken,
+    pub(crate) deadline: Option<Instant>,
+    pub(crate) meter: Arc<Meter>,
+    pub(crate) memory_peak: AtomicU64,
+    pub(crate) spilled: AtomicU64,
+    pub(crate) tasks: AtomicUsize,
+    bees: Mutex<BTreeSet<usize>>,
+    started: Instant,
+    planned: Mutex<Option<Duration>>,
+    ended: Mutex<Option<(Duration, f64)>>,
+    rows: AtomicU64,
+    notes: Mutex<Arc<ScanNotes>>,
+}
+
+impl QueryRecord {
+    fn new(parent: &CancellationToken, limit: Option<Duration>, meter: &Arc<Meter>) -> Self {
+        Self {
+            id: Uuid::now_v7(),
+            token: parent.child_token(),
+            deadline: limit.map(|limit| Instant::now() + limit),
+            meter: Meter::within(meter),
+            memory_peak: AtomicU64::new(0),
+            spilled: AtomicU64::new(0),
+            tasks: AtomicUsize::new(0),
+            bees: Mutex::default(),
+            started: Instant::now(),
+            planned: Mutex::default(),
+            ended: Mutex::default(),
+            rows: AtomicU64::new(0),
+            notes: Mutex::default(),
+        }
+    }
+
+    /// Why the query must stop now, if it must.
+    pub(crate) fn stop_reason(&self) -> Option<Error> {
+        if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            return Some(Error::timed_out("the query's time limit passed: raise it or ask for less"));
+        }
+        self.token.is_cancelled().then(|| Error::cancelled("the query was cancelled"))
+    }
+
+    /// Waits until the query must stop.
+    pub(crate) async fn stopped(&self) -> Error {
+        match self.deadline {
+            None => self.token.cancelled().await,
+            Some(deadline) => {
+                tokio::select! {
+                    () = self.token.cancelled() => {}
+                    () = tokio::time::sleep_until(deadline.into()) => {}
+                }
+            }
+        }
+        let reason = self.stop_reason().unwrap_or_else(|| Error::cancelled("the query was cancelled"));
+        self.token.cancel();
+        reason
+    }
+
+    pub(crate) fn worked_on_by(&self, bee: usize) {
+        lock(&self.bees).insert(bee);
+    }
+
+    pub(crate) fn planned(&self, notes: &Arc<ScanNotes>, tasks: usize) {
+        *lock(&self.planned) = Some(self.started.elapsed());
+        *lock(&self.notes) = Arc::clone(notes);
+        self.tasks.store(tasks, Ordering::Relaxed);
+    }
+
+    pub(crate) fn gave(&self, rows: usize) {
+        self.rows.fetch_add(rows as u64, Ordering::Relaxed);
+    }
+
+    pub(crate) fn ended(&self, temperature: f64) {
+        lock(&self.ended).get_or_insert((self.started.elapsed(), temperature));
+    }
+
+    pub(crate) fn stats(&self) -> QueryStats {
+        let (elapsed, temperature) = lock(&self.ended).unwrap_or((self.started.elapsed(), 0.0));
+        let planning = lock(&self.planned).unwrap_or(elapsed);
+        let notes = lock(&self.notes).all();
+        let storage = self.meter.read();
+        QueryStats {
+            rows: self.rows.load(Ordering::Relaxed),
+            planning_ms: planning.as_secs_f64() * 1e3,
+            elapsed_ms: elapsed.as_secs_f64() * 1e3,
+            bees: lock(&self.bees).len(),
+            tasks: self.tasks.load(Ordering::Relaxed),
+            memory_peak: self.memory_peak.load(Ordering::Relaxed),
+            spilled: self.spilled.load(Ordering::Relaxed),
+            requests: storage.requests(),
+            bytes_read: storage.bytes_read,
+            cells_read: notes.iter().map(|n| n.read as u64).sum(),
+            cells_pruned: notes.iter().map(|n| (n.cells - n.read) as u64).sum(),
+            temperature,
+        }
+    }
+}
+
+/// The queries that run now, by id: how a bee finds the record of the task it is given.
+#[derive(Debug, Default)]
+pub(crate) struct Queries {
+    running: Mutex<HashMap<Uuid, Arc<QueryRecord>>>,
+    done: AtomicU64,
+}
+
+impl Queries {
+    /// Starts a record; it is found until the entry is dropped.
+    pub(crate) fn begin(
+        self: &Arc<Self>,
+        parent: &CancellationToken,
+        limit: Option<Duration>,
+        meter: &Arc<Meter>,
+    ) -> QueryEntry {
+        let record = Arc::new(QueryRecord::new(parent, limit, meter));
+        lock(&self.running).insert(record.id, Arc::clone(&record));
+        QueryEntry { record, queries: Arc::clone(self) }
+    }
+
+    pub(crate) fn find(&self, id: &Uuid) -> Result<Arc<QueryRecord>> {
+        lock(&self.running).get(id).cloned().ok_or_else(|| Error::cancelled("the query has ended"))
+    }
+
+    pub(crate) fn done(&self) -> u64 {
+        self.done.load(Ordering::Relaxed)
+    }
+}
+
+/// A record's stay among the running queries.
+#[derive(Debug)]
+pub(crate) struct QueryEntry {
+    pub(crate) record: Arc<QueryRecord>,
+    queries: Arc<Queries>,
+}
+
+impl Drop for QueryEntry {
+    fn drop(&mut self) {
+        self.record.token.cancel();
+        lock(&self.queries.running).remove(&self.record.id);
+        self.queries.done.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Cancels a query from anywhere.
+#[derive(Debug, Clone)]
+pub struct Canceller(CancellationToken);
+
+impl Canceller {
+    /// Asks the query to stop; its stream ends with [`ErrorKind::Cancelled`].
+    pub fn cancel(&self) {
+        self.0.cancel();
+    }
+}
+
+/// The batches of a query's answer, as they are computed. Dropping it stops the query.
+#[derive(Debug)]
+pub struct QueryStream {
+    schema: SchemaRef,
+    batches: mpsc::Receiver<Result<RecordBatch>>,
+    entry: QueryEntry,
+    ended: bool,
+    _permit: Option<Permit>,
+}
+
+impl QueryStream {
+    pub(crate) fn new(
+        schema: SchemaRef,
+        batches: mpsc::Receiver<Result<RecordBatch>>,
+        entry: QueryEntry,
+        permit: Option<Permit>,
+    ) -> Self {
+        Self { schema, batches, entry, ended: false, _permit: permit }
+    }
+
+    /// The columns of every batch.
+    pub fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    /// Every batch.
+    ///
+    /// # Errors
+    /// The query's error; what it gave before is dropped.
+    pub async fn collect(self) -> Result<Vec<RecordBatch>> {
+        self.try_collect().await
+    }
+
+    /// What the query has cost so far; complete when the stream has ended.
+    pub fn stats(&self) -> QueryStats {
+        self.entry.record.stats()
+    }
+
+    /// Stops the query; the stream ends with [`ErrorKind::Cancelled`].
+    pub fn cancel(&self) {
+        self.entry.record.token.cancel();
+    }
+
+    /// A handle that can stop the query while the stream is elsewhere.
+    pub fn canceller(&self) -> Canceller {
+        Canceller(self.entry.record.token.clone())
+    }
+}
+
+impl Stream for QueryStream {
+    type Item = Result<RecordBatch>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        let item = std::task::ready!(self.batches.poll_recv(cx));
+        self.ended = !matches!(item, Some(Ok(_)));
+        Poll::Ready(item)
+    }
+}
+
+/// An answer that is there already, as the one batch of a stream.
+pub(crate) fn is_stop(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Cancelled | ErrorKind::TimedOut)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

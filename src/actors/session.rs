@@ -1,0 +1,80 @@
+//! One user's session: what `USE` and `SET` changed holds for its later statements.
+
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::bee::LeadQuery;
+use super::colony::{Colony, Core};
+use super::lead::{Job, Lead};
+use super::query::{Query, QueryStream};
+use crate::sql::SqlSession;
+use crate::storage::{BoxName, FrameRef, HiveName};
+use crate::{Error, Result};
+
+/// Batches that a query may be ahead of its reader.
+const BATCHES_AHEAD: usize = 2;
+
+/// A session of a colony. Clones share what `USE` and `SET` change.
+#[derive(Clone)]
+pub struct Session {
+    colony: Colony,
+    sql: Arc<SqlSession>,
+}
+
+impl Session {
+    pub(crate) fn new(colony: Colony) -> Result<Self> {
+        Ok(Self { colony, sql: Arc::new(SqlSession::new()?) })
+    }
+
+    /// Runs one SQL statement; see [`Session::query`].
+    ///
+    /// # Errors
+    /// As [`Session::query`].
+    pub async fn sql(&self, sql: &str) -> Result<QueryStream> {
+        self.query(Query::new(sql)).await
+    }
+
+    /// Runs one SQL statement. SELECT streams; DDL and INSERT are carried out before this returns.
+    ///
+    /// # Errors
+    /// `InvalidInput` for what is wrong with the statement, `NotFound` for what it names, `Busy` when too many wait.
+    pub async fn query(&self, query: Query) -> Result<QueryStream> {
+        let job = Job::Sql { sql: query.sql, params: query.params, session: Arc::clone(&self.sql) };
+        run(self.colony.core(), job, query.time_limit).await
+    }
+
+    /// The hive that `USE HIVE` set.
+    pub fn hive(&self) -> HiveName {
+        self.sql.hive()
+    }
+
+    /// The box that `USE BOX` set.
+    pub fn box_name(&self) -> BoxName {
+        self.sql.box_name()
+    }
+
+    /// Resolves `frame`, `box.frame` or `hive.box.frame`.
+    ///
+    /// # Errors
+    /// `InvalidInput` when it is no such thing.
+    pub fn frame_ref(&self, text: &str) -> Result<FrameRef> {
+        self.sql.frame_ref(text)
+    }
+}
+
+/// Waits for a place, gives the job to the bee with the least work, and waits for its columns.
+pub(crate) async fn run(core: &Arc<Core>, job: Job, limit: Option<std::time::Duration>) -> Result<QueryStream> {
+    let limit = limit.or(core.settings.time_limit);
+    let permit = core.admission.enter(limit).await?;
+    let entry = core.queries.begin(&core.token, limit, core.meadow.meter());
+    let (started, schema) = oneshot::channel();
+    let (batches, receiver) = mpsc::channel(BATCHES_AHEAD);
+    let lead = Lead { core: Arc::clone(core), job, query: Arc::clone(&entry.record), started, batches };
+    let (ended, _end) = oneshot::channel();
+    let bee = core.least_busy_bee()?;
+    let gone = || Error::internal("the leading bee stopped; it is started again: ask again");
+    bee.send(LeadQuery { lead, ended }).await.map_err(|_| gone())?;
+    let schema = schema.await.map_err(|_| gone())??;
+    Ok(QueryStream::new(schema, receiver, entry, Some(permit)))
+}

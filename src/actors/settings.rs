@@ -1,0 +1,235 @@
+//! Settings of a colony: plain values, validated, serializable, and never mixed with running parts.
+//!
+//! | setting | default | meaning |
+//! |---|---|---|
+//! | `name` | host name | name of this node in messages |
+//! | `storage` | `file://$HOME/apiary` | URL of the meadow: `file://`, `s3://`, `gs://`, `az://`, `memory://`, or a path |
+//! | `storage_options` | none | `endpoint`, `region`, `path_style`, `allow_http` and object_store's own keys |
+//! | `bees` | CPU cores | worker threads |
+//! | `memory` | half of RAM or of the cgroup limit | bytes for all bees together |
+//! | `scratch` | the system's temporary folder | where bees spill |
+//! | `scratch_limit` | 10 GiB | most bytes that may be spilled at a time |
+//! | `max_queries` | 4 × bees | queries that run at once; the rest wait |
+//! | `queue` | 64 | queries that may wait; more are answered `busy` |
+//! | `time_limit` | none | longest run of one query |
+//! | `partitions` | 2 | partitions of a plan on each bee |
+//! | `partition_bytes` | 8 MiB | bytes of cells that a partition scans before another bee joins in |
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Result};
+
+/// Least memory of one bee: below it not even one row group of the smallest cell decodes.
+pub const MIN_BEE_MEMORY: u64 = 32 << 20;
+
+/// Settings of a [`crate::Colony`]; see the module for the table.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// Name of this node.
+    pub name: String,
+    /// URL of the meadow.
+    pub storage: String,
+    /// Options of the storage; values can be secrets and are never printed.
+    #[serde(skip_serializing)]
+    pub storage_options: BTreeMap<String, String>,
+    /// Worker threads; `None` is one per CPU core.
+    pub bees: Option<usize>,
+    /// Bytes for all bees together; `None` is half of what the machine or the cgroup has.
+    pub memory: Option<u64>,
+    /// Folder for spilled data; `None` is the system's temporary folder.
+    pub scratch: Option<PathBuf>,
+    /// Most spilled bytes at a time, all bees together.
+    pub scratch_limit: u64,
+    /// Queries that run at once; `None` is four per bee.
+    pub max_queries: Option<usize>,
+    /// Queries that may wait for a place.
+    pub queue: usize,
+    /// Longest run of one query.
+    pub time_limit: Option<Duration>,
+    /// Partitions of a plan on each bee; at least 2 (see `sql::distribution`).
+    pub partitions: usize,
+    /// Bytes of cells that one partition of a task scans before another bee is worth its overhead.
+    pub partition_bytes: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            name: default_name(),
+            storage: default_storage(),
+            storage_options: BTreeMap::new(),
+            bees: None,
+            memory: None,
+            scratch: None,
+            scratch_limit: 10 << 30,
+            max_queries: None,
+            queue: 64,
+            time_limit: None,
+            partitions: 2,
+            partition_bytes: 8 << 20,
+        }
+    }
+}
+
+impl Settings {
+    /// Defaults, with the meadow at `storage`.
+    pub fn new(storage: impl Into<String>) -> Self {
+        Self { storage: storage.into(), ..Self::default() }
+    }
+
+    /// Names the node.
+    #[must_use]
+    pub fn with_name(mut self, name: impl Into<String>) -> Self {
+        self.name = name.into();
+        self
+    }
+
+    /// Sets the number of bees.
+    #[must_use]
+    pub fn with_bees(mut self, bees: usize) -> Self {
+        self.bees = Some(bees);
+        self
+    }
+
+    /// Sets the memory of all bees together, in bytes.
+    #[must_use]
+    pub fn with_memory(mut self, bytes: u64) -> Self {
+        self.memory = Some(bytes);
+        self
+    }
+
+    /// Sets one option of the storage.
+    #[must_use]
+    pub fn with_storage_option(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.storage_options.insert(key.into(), value.into());
+        self
+    }
+
+    /// Sets the longest run of one query.
+    #[must_use]
+    pub fn with_time_limit(mut self, limit: Duration) -> Self {
+        self.time_limit = Some(limit);
+        self
+    }
+
+    /// The number of bees these settings give on this machine.
+    pub fn bee_count(&self) -> usize {
+        self.bees.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
+    }
+
+    /// The memory of all bees together, in bytes, that these settings give on this machine.
+    pub fn node_memory(&self) -> u64 {
+        self.memory.unwrap_or_else(|| machine_memory() / 2)
+    }
+
+    /// The memory of one bee, in bytes.
+    pub fn bee_memory(&self) -> u64 {
+        self.node_memory() / self.bee_count().max(1) as u64
+    }
+
+    /// Checks what can be checked without touching storage.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::InvalidInput`] with the setting, its value and what it may be.
+    pub fn validate(&self) -> Result<()> {
+        let bees = self.bee_count();
+        if !(1..=1024).contains(&bees) {
+            return Err(Error::invalid(format!("bees is {bees}: use 1 to 1024")));
+        }
+        if self.bee_memory() < MIN_BEE_MEMORY {
+            return Err(Error::invalid(format!(
+                "memory of {} for {bees} bees is {} a bee: give at least {} a bee, or use fewer bees",
+                format_size(self.node_memory()),
+                format_size(self.bee_memory()),
+                format_size(MIN_BEE_MEMORY)
+            )));
+        }
+        if self.partitions < 2 {
+            return Err(Error::invalid("partitions is below 2: a split plan needs at least 2 to be right"));
+        }
+        if self.max_queries == Some(0) {
+            return Err(Error::invalid("max_queries is 0: use at least 1"));
+        }
+        Ok(())
+    }
+}
+
+/// Parses `512MB`, `1.5 GiB`, `800k` or plain bytes. Units are powers of 1024, as memory is counted.
+///
+/// # Errors
+/// [`crate::ErrorKind::InvalidInput`] when it is not a size.
+pub fn parse_size(text: &str) -> Result<u64> {
+    let wrong = || Error::invalid(format!("{text:?} is not a size: write bytes or a number with KB, MB, GB or TB, like 512MB"));
+    let text_trimmed = text.trim();
+    let split = text_trimmed.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text_trimmed.len());
+    let (number, unit) = text_trimmed.split_at(split);
+    let number: f64 = number.parse().map_err(|_| wrong())?;
+    let factor: u64 = match unit.trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "k" | "kb" | "kib" => 1 << 10,
+        "m" | "mb" | "mib" => 1 << 20,
+        "g" | "gb" | "gib" => 1 << 30,
+        "t" | "tb" | "tib" => 1 << 40,
+        _ => return Err(wrong()),
+    };
+    let bytes = number * factor as f64;
+    if !bytes.is_finite() || bytes < 0.0 || bytes > i64::MAX as f64 {
+        return Err(wrong());
+    }
+    Ok(bytes as u64)
+}
+
+/// Prints bytes as people read them, in powers of 1024: `1.5 GB`.
+pub fn format_size(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "KB", "MB", "GB", "TB"];
+    let exponent = (bytes.max(1).ilog2() / 10).min(4);
+    if exponent == 0 {
+        return format!("{bytes} B");
+    }
+    format!("{:.1} {}", bytes as f64 / (1u64 << (10 * exponent)) as f64, UNITS[exponent as usize])
+}
+
+fn default_name() -> String {
+    sysinfo::System::host_name().unwrap_or_else(|| "apiary".into())
+}
+
+fn default_storage() -> String {
+    let home = std::env::home_dir().unwrap_or_else(|| PathBuf::from("."));
+    home.join("apiary").to_string_lossy().into_owned()
+}
+
+/// Bytes of RAM, or of the cgroup's limit where that is less.
+fn machine_memory() -> u64 {
+    let mut system = sysinfo::System::new();
+    system.refresh_memory();
+    let cgroup = system.cgroup_limits().map_or(u64::MAX, |limits| limits.total_memory);
+    system.total_memory().min(cgroup.max(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_parse_and_print() {
+        assert_eq!(parse_size("512MB").unwrap(), 512 << 20);
+        assert_eq!(parse_size("1.5 GiB").unwrap(), 3 << 29);
+        assert_eq!(parse_size("7").unwrap(), 7);
+        assert_eq!(format_size(3 << 29), "1.5 GB");
+        assert_eq!(format_size(12), "12 B");
+        for text in ["", "x", "1.2.3GB", "-1", "5 parsecs", "1e9"] {
+            assert!(parse_size(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn too_little_memory_is_refused_with_advice() {
+        let error = Settings::new("memory://").with_bees(4).with_memory(64 << 20).validate().unwrap_err();
+        assert!(error.message().contains("use fewer bees"), "{error}");
+    }
+}

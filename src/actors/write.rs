@@ -1,0 +1,171 @@
+//! Rows into a frame: batches go to all bees, each encodes cells of its own, and one commit makes them visible.
+
+use std::sync::Arc;
+
+use actix::Message;
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use datafusion::execution::SendableRecordBatchStream;
+use futures::StreamExt;
+use futures::future::join_all;
+use tokio::sync::{Mutex, mpsc};
+use tokio_util::sync::CancellationToken;
+
+use super::colony::Core;
+use super::query::QueryRecord;
+use crate::storage::cells::{CellFile, CellPlan, CellWriter};
+use crate::storage::schema::Coercion;
+use crate::storage::{FrameState, WriteMode, WriteResult, leafcutter};
+use crate::{Error, Result};
+
+/// Rows of a batch that one bee takes at a time: large enough that the queue costs nothing, small enough to share one
+/// caller's huge batch between bees.
+const ROWS_AT_A_TIME: usize = 65_536;
+
+/// One bee's share of a write: it takes batches until there are no more.
+#[derive(Message)]
+#[rtype(result = "Result<Vec<CellFile>>")]
+pub(crate) struct EncodeCells {
+    plan: CellPlan,
+    schema: SchemaRef,
+    coercion: Coercion,
+    input: Arc<Mutex<mpsc::Receiver<RecordBatch>>>,
+    token: CancellationToken,
+}
+
+impl EncodeCells {
+    /// Encodes until the input ends; cells of a failed share are removed again.
+    pub(crate) async fn run(self) -> Result<Vec<CellFile>> {
+        let mut writer = CellWriter::new(self.plan.clone(), &self.schema)?;
+        match self.fill(&mut writer).await {
+            Ok(()) => writer.finish().await,
+            Err(error) => {
+                self.token.cancel();
+                writer.abandon().await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn fill(&self, writer: &mut CellWriter) -> Result<()> {
+        while let Some(batch) = self.next().await? {
+            writer.write(&self.coercion.apply(&batch)?).await?;
+        }
+        Ok(())
+    }
+
+    async fn next(&self) -> Result<Option<RecordBatch>> {
+        let take = async { self.input.lock().await.recv().await };
+        tokio::select! {
+            biased;
+            () = self.token.cancelled() => Err(Error::cancelled("the write was cancelled: nothing was committed")),
+            batch = take => Ok(batch),
+        }
+    }
+}
+
+/// Writes `rows` into the frame that `base` is a version of.
+///
+/// # Errors
+/// The rows' own error, a schema mismatch, a conflict, or what the storage says; nothing is committed then.
+pub(crate) async fn write_frame(
+    core: &Arc<Core>,
+    base: &Arc<FrameState>,
+    rows: SendableRecordBatchStream,
+    mode: WriteMode,
+    query: &QueryRecord,
+) -> Result<WriteResult> {
+    core.meadow.require_writable()?;
+    let coercion = Coercion::plan(&rows.schema(), &base.schema)?;
+    let cut = leafcutter::cut(core.settings.bee_memory(), row_width(&base.schema));
+    let plan = core.meadow.ledger().cell_plan(base, cut).await?;
+    let token = query.token.child_token();
+    let _stops_with_us = token.clone().drop_guard();
+    let cells = encode(core, base, plan, coercion, rows, &token).await?;
+    let (rows, bytes, count) =
+        (cells.iter().map(|c| c.rows).sum(), cells.iter().map(|c| c.bytes).sum(), cells.len());
+    if count == 0 && mode == WriteMode::Append {
+        return Ok(WriteResult { version: base.version(), rows, cells: 0, bytes, temperature: core.temperature() });
+    }
+    if let Some(reason) = query.stop_reason() {
+        core.remove_cells(&cells).await;
+        return Err(reason);
+    }
+    let committed = match core.ledger()?.commit(base, cells.clone(), mode).await {
+        Ok(committed) => committed,
+        Err(error) => {
+            // A commit whose outcome is unknown may have landed: its cells stay.
+            if error.kind() != crate::ErrorKind::Closed && error.kind() != crate::ErrorKind::Storage {
+                core.remove_cells(&cells).await;
+            }
+            return Err(error);
+        }
+    };
+    Ok(WriteResult { version: committed.version(), rows, cells: count, bytes, temperature: core.temperature() })
+}
+
+async fn encode(
+    core: &Arc<Core>,
+    base: &FrameState,
+    plan: CellPlan,
+    coercion: Coercion,
+    rows: SendableRecordBatchStream,
+    token: &CancellationToken,
+) -> Result<Vec<CellFile>> {
+    let (sender, receiver) = mpsc::channel(2);
+    let input = Arc::new(Mutex::new(receiver));
+    let share = |slot: &Arc<super::channel::BeeSlot>| {
+        let message = EncodeCells {
+            plan: plan.clone(),
+            schema: Arc::clone(&base.schema),
+            coercion: coercion.clone(),
+            input: Arc::clone(&input),
+            token: token.clone(),
+        };
+        let addr = slot.addr();
+        async move { addr?.send(message).await.map_err(|_| Error::internal("a bee stopped while it wrote cells: write again"))? }
+    };
+    let shares = join_all(core.slots.iter().map(share));
+    let (fed, shares) = tokio::join!(feed(rows, sender, token), shares);
+    let failed = fed.is_err() || shares.iter().any(Result::is_err);
+    if !failed {
+        return Ok(shares.into_iter().flatten().flatten().collect());
+    }
+    let written: Vec<_> = shares.iter().flatten().flatten().cloned().collect();
+    core.remove_cells(&written).await;
+    // The first cause, not the cancellations that followed from it.
+    let errors = fed.err().into_iter().chain(shares.into_iter().filter_map(Result::err));
+    let mut errors: Vec<_> = errors.collect();
+    let cause = errors.iter().position(|e| !super::query::is_stop(e)).unwrap_or(0);
+    Err(errors.swap_remove(cause))
+}
+
+/// Hands the rows out in pieces; on an error everybody stops.
+async fn feed(mut rows: SendableRecordBatchStream, sender: mpsc::Sender<RecordBatch>, token: &CancellationToken) -> Result<()> {
+    loop {
+        let next = tokio::select! {
+            biased;
+            () = token.cancelled() => return Err(Error::cancelled("the write was cancelled: nothing was committed")),
+            next = rows.next() => next,
+        };
+        let batch = match next {
+            None => return Ok(()),
+            Some(Ok(batch)) => batch,
+            Some(Err(error)) => {
+                token.cancel();
+                return Err(error.into());
+            }
+        };
+        for start in (0..batch.num_rows()).step_by(ROWS_AT_A_TIME) {
+            let piece = batch.slice(start, ROWS_AT_A_TIME.min(batch.num_rows() - start));
+            if sender.send(piece).await.is_err() {
+                return Err(Error::cancelled("the write was cancelled: nothing was committed"));
+            }
+        }
+    }
+}
+
+/// Bytes of a row in memory, as far as types tell; 32 for what has no fixed width.
+fn row_width(schema: &SchemaRef) -> u64 {
+    schema.fields().iter().map(|f| f.data_type().primitive_width().unwrap_or(32) as u64).sum()
+}

@@ -1,0 +1,23 @@
+//! `apiary-node`: one node of Apiary on the command line.
+
+mod app;
+mod cli;
+mod demo;
+mod describe;
+mod exit_codes;
+mod failure;
+mod frames;
+mod generate;
+mod ingest;
+mod interrupt;
+mod output;
+mod progress;
+mod run;
+mod sql;
+mod stopwatch;
+mod table;
+mod tpch;
+
+fn main() -> std::process::ExitCode {
+    app::run().into()
+}

@@ -1,0 +1,71 @@
+"""Small values on their way to the native module."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timedelta, timezone
+from typing import TYPE_CHECKING, Any
+
+from .errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from .types import Params, Seconds, Timestamp
+
+
+def seconds(limit: Seconds | None) -> float | None:
+    """A time limit in seconds."""
+    if limit is None:
+        return None
+    return limit.total_seconds() if isinstance(limit, timedelta) else float(limit)
+
+
+def query_params(params: Params | None) -> dict[str, Any] | list[Any] | None:
+    """Parameters as the native module takes them."""
+    if params is None:
+        return None
+    if isinstance(params, Mapping):
+        return {str(name): value for name, value in params.items()}
+    if isinstance(params, Iterable) and not isinstance(params, (str, bytes)):
+        return list(params)
+    raise InvalidInputError(f"params is {params!r}: use a dict for $name, or a list for $1, $2, …")
+
+
+def names(columns: str | Iterable[str] | None) -> list[str] | None:
+    """Column names; one may be given alone."""
+    if columns is None:
+        return None
+    return [columns] if isinstance(columns, str) else list(columns)
+
+
+def milliseconds(timestamp: Timestamp | None) -> int | None:
+    """A moment in milliseconds since the epoch. Without a time zone it is local time, as everywhere in Python."""
+    if timestamp is None or isinstance(timestamp, int):
+        return timestamp
+    moment = _parse(timestamp) if isinstance(timestamp, str) else timestamp
+    epoch = datetime(1970, 1, 1, tzinfo=timezone.utc)
+    return (moment.astimezone(timezone.utc) - epoch) // timedelta(milliseconds=1)
+
+
+def moment(milliseconds_: int) -> datetime:
+    """Milliseconds since the epoch as a datetime in UTC."""
+    return datetime(1970, 1, 1, tzinfo=timezone.utc) + timedelta(milliseconds=milliseconds_)
+
+
+def _parse(text: str) -> datetime:
+    try:
+        # Python 3.10 does not know the letter Z.
+        return datetime.fromisoformat(text[:-1] + "+00:00" if text.endswith("Z") else text)
+    except ValueError:
+        raise InvalidInputError(f"timestamp is {text!r}: use ISO 8601, like 2025-12-31T23:59:59Z") from None
+
+
+def positive(name: str, value: Any) -> None:
+    """Refuses a number that the native module could not even take."""
+    if isinstance(value, bool) or (isinstance(value, int) and value < 1):
+        raise InvalidInputError(f"{name} is {value!r}: use 1 or more")
+
+
+def not_negative(name: str, value: Any) -> None:
+    """As :func:`positive`, with 0."""
+    if isinstance(value, bool) or (isinstance(value, int) and value < 0):
+        raise InvalidInputError(f"{name} is {value!r}: use 0 or more")

@@ -1,0 +1,183 @@
+"""Frames: the tables of Apiary."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from . import convert
+from .arrow import schema_of
+from .errors import ApiaryError, InvalidInputError, NotFoundError
+from .inputs import Input, input_of
+from .records import FrameInfo, HistoryEntry, WriteResult
+from .result import Result
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    import pandas
+    import polars
+    import pyarrow as pa
+
+    from .apiary import Apiary
+    from .types import Data, Schema, Timestamp
+
+
+class Frame:
+    """One frame, by its name; it need not exist yet.
+
+    >>> frame = ap.frame("analytics.sensors.temperature")
+    >>> frame.write(table)
+    >>> frame.read(columns=["region", "celsius"]).to_pandas()
+    >>> frame.as_of(version=3).to_polars()
+    """
+
+    __slots__ = ("_apiary", "_name")
+
+    def __init__(self, apiary: Apiary, name: str) -> None:
+        self._apiary = apiary
+        self._name = name
+
+    @property
+    def name(self) -> str:
+        """``hive.box.frame``."""
+        return self._name
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Its columns."""
+        return self.describe().schema
+
+    def create(
+        self, schema: Schema, partition_by: str | Iterable[str] | None = None, *, if_not_exists: bool = False
+    ) -> Frame:
+        """Creates it, as :meth:`Apiary.create_frame` does."""
+        return self._apiary.create_frame(self._name, schema, partition_by, if_not_exists=if_not_exists)
+
+    def drop(self, *, if_exists: bool = False) -> None:
+        """Drops it and its data."""
+        self._apiary.drop_frame(self._name, if_exists=if_exists)
+
+    def exists(self) -> bool:
+        """Whether there is such a frame."""
+        return self._name in self._apiary.frames()
+
+    def write(self, data: Data) -> WriteResult:
+        """Appends ``data`` in one commit: all of it or, when anything fails, nothing.
+
+        ``data`` is a table of pyarrow, polars, pandas or DuckDB, a :class:`Result`, anything with
+        ``__arrow_c_stream__``, an iterator of record batches, a dict of lists, or a list of dicts. Columns are matched
+        by name; a nullable column may be missing, an unknown one is refused.
+        """
+        return self._write(data, overwrite=False)
+
+    def overwrite(self, data: Data) -> WriteResult:
+        """Puts ``data`` in the place of all rows, in one commit; older versions stay readable. ``data`` as in
+        :meth:`write`."""
+        return self._write(data, overwrite=True)
+
+    def read(
+        self,
+        columns: str | Iterable[str] | None = None,
+        *,
+        version: int | None = None,
+        timestamp: Timestamp | None = None,
+    ) -> Result:
+        """The rows of the latest version, of ``version``, or of what was the latest at ``timestamp``.
+
+        A datetime without a time zone is local time.
+        """
+        if version is not None and timestamp is not None:
+            raise InvalidInputError("both version and timestamp were given: give one of them")
+        if version is not None:
+            convert.not_negative("version", version)
+        stream = self._apiary._native.read(self._name, convert.names(columns), version, convert.milliseconds(timestamp))
+        return Result(stream)
+
+    def as_of(self, version: int | None = None, *, timestamp: Timestamp | None = None) -> FrameAsOf:
+        """The frame as it was at ``version``, or at ``timestamp``."""
+        if (version is None) == (timestamp is None):
+            raise InvalidInputError("as_of takes a version or a timestamp")
+        return FrameAsOf(self, version, timestamp)
+
+    def history(self, limit: int | None = None) -> list[HistoryEntry]:
+        """The commits, newest first."""
+        convert.not_negative("limit", limit)
+        return [_entry(**entry) for entry in self._apiary._native.history(self._name, limit)]
+
+    def describe(self) -> FrameInfo:
+        """Columns, partitions, version, place and size."""
+        facts = self._apiary._native.describe(self._name)
+        facts["schema"] = schema_of(facts["schema"])
+        return FrameInfo(**facts)
+
+    def _write(self, data: Data, *, overwrite: bool) -> WriteResult:
+        try:
+            source = input_of(data, lambda: self._apiary._native.describe(self._name)["schema"])
+            return WriteResult(**self._send(source, overwrite=overwrite))
+        except NotFoundError as error:
+            raise self._missing(error) from error
+
+    def _send(self, source: Input, *, overwrite: bool) -> dict[str, Any]:
+        try:
+            return self._apiary._native.write(self._name, source.stream, overwrite)
+        except ApiaryError as error:
+            if source.failure is not None:
+                raise source.failure from error
+            raise
+
+    def _missing(self, error: NotFoundError) -> NotFoundError:
+        if "create_frame" in str(error):
+            return error
+        return NotFoundError(f'{error}; to make the frame first: create_frame("{self._name}", schema)')
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Frame) and (self._apiary, self._name) == (other._apiary, other._name)
+
+    def __hash__(self) -> int:
+        return hash((self._apiary, self._name))
+
+    def __repr__(self) -> str:
+        return f"Frame({self._name!r})"
+
+
+class FrameAsOf:
+    """A frame as it was at one version or moment; made by :meth:`Frame.as_of`."""
+
+    __slots__ = ("_frame", "_timestamp", "_version")
+
+    def __init__(self, frame: Frame, version: int | None, timestamp: Timestamp | None) -> None:
+        self._frame = frame
+        self._version = version
+        self._timestamp = timestamp
+
+    def read(self, columns: str | Iterable[str] | None = None) -> Result:
+        """Its rows."""
+        return self._frame.read(columns, version=self._version, timestamp=self._timestamp)
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Its columns."""
+        return self.read().schema
+
+    def to_arrow(self) -> pa.Table:
+        """Its rows as a pyarrow table."""
+        return self.read().to_arrow()
+
+    def to_pandas(self, **options: Any) -> pandas.DataFrame:
+        """Its rows as a pandas data frame."""
+        return self.read().to_pandas(**options)
+
+    def to_polars(self) -> polars.DataFrame:
+        """Its rows as a polars data frame."""
+        return self.read().to_polars()
+
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
+        return self.read().__arrow_c_stream__(requested_schema)
+
+    def __repr__(self) -> str:
+        moment = f"version={self._version}" if self._version is not None else f"timestamp={self._timestamp!r}"
+        return f"{self._frame!r}.as_of({moment})"
+
+
+def _entry(timestamp_ms: int, **facts: Any) -> HistoryEntry:
+    return HistoryEntry(timestamp=convert.moment(timestamp_ms), **facts)

@@ -1,0 +1,95 @@
+//! The one hold that Python objects have on a colony.
+//!
+//! Threads do not survive `fork`, so in a child process the colony is a corpse: using it would wait for ever, and even
+//! dropping it could. [`Link`] remembers the process it was made in, refuses work in any other, and leaks the corpse there.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, SendError};
+use std::thread;
+
+use pyo3::prelude::*;
+
+use super::wait::{Ended, receive};
+use crate::{Colony, Error, Result, Session, Settings};
+
+/// A colony, the session of one `Apiary` object, and the process they live in.
+pub(super) struct Link {
+    /// `None` only while it is dropped.
+    parts: Option<(Colony, Session)>,
+    process: u32,
+    closed: AtomicBool,
+}
+
+impl Link {
+    /// Starts a colony, with the GIL released and Ctrl-C honoured.
+    pub(super) fn start(py: Python<'_>, settings: Settings) -> Result<Arc<Self>, Ended> {
+        let colony = start_on_thread(py, settings)?;
+        let session = colony.session();
+        let parts = Some((colony, session));
+        Ok(Arc::new(Self { parts, process: std::process::id(), closed: AtomicBool::new(false) }))
+    }
+
+    /// The colony and its session.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Closed`] after [`Link::close`] and in a forked process.
+    pub(super) fn parts(&self) -> Result<&(Colony, Session)> {
+        if self.is_forked() {
+            return Err(Error::closed(
+                "this Apiary was made before the process was forked: create a new Apiary in the child process",
+            ));
+        }
+        if self.closed.load(Ordering::Acquire) {
+            return Err(Error::closed("this Apiary is closed: create a new one"));
+        }
+        self.parts.as_ref().ok_or_else(|| Error::closed("this Apiary is closed"))
+    }
+
+    /// The colony alone; errors as [`Link::parts`].
+    pub(super) fn colony(&self) -> Result<&Colony> {
+        self.parts().map(|(colony, _)| colony)
+    }
+
+    /// Whether this process is not the one that started the colony.
+    pub(super) fn is_forked(&self) -> bool {
+        std::process::id() != self.process
+    }
+
+    /// Stops the colony and waits for its threads; does nothing when it is stopped, or in a forked process, where
+    /// there is nothing to stop. The caller has released the GIL.
+    pub(super) fn close(&self) -> Result<()> {
+        if self.is_forked() || self.closed.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
+        self.parts.as_ref().map_or(Ok(()), |(colony, _)| colony.shutdown())
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        let Some(parts) = self.parts.take() else { return };
+        if self.is_forked() {
+            std::mem::forget(parts);
+        } else if !self.closed.load(Ordering::Acquire) {
+            // On a thread of its own: Python's collector may run anywhere, with the GIL held, and must not wait.
+            drop(thread::Builder::new().name("apiary-stop".into()).spawn(move || parts.0.shutdown()));
+        }
+    }
+}
+
+/// Opening a meadow talks to storage, so it can take long and must be interruptible.
+fn start_on_thread(py: Python<'_>, settings: Settings) -> Result<Colony, Ended> {
+    // No buffer: a colony that nobody waits for any more comes back to its thread and is stopped there.
+    let (done, answer) = mpsc::sync_channel(0);
+    let starter = move || {
+        if let Err(SendError(Ok(colony))) = done.send(Colony::start(settings)) {
+            drop(colony.shutdown());
+        }
+    };
+    thread::Builder::new()
+        .name("apiary-start".into())
+        .spawn(starter)
+        .map_err(|error| Ended::Failed(Error::internal(format!("cannot start a thread: {error}"))))?;
+    py.detach(move || receive(&answer))
+}

@@ -1,0 +1,98 @@
+//! Small result tables: what DDL, SHOW, DESCRIBE and the facts of EXPLAIN give back.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, BooleanArray, RecordBatch, StringArray, UInt64Array};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+
+use super::frame_table::ScanNotes;
+use crate::Result;
+use crate::storage::{FrameInfo, FrameRef, WriteResult};
+
+/// One text column named `name`.
+pub(crate) fn texts(name: &str, values: impl IntoIterator<Item = String>) -> Result<RecordBatch> {
+    let array = StringArray::from_iter_values(values);
+    let schema = Schema::new(vec![Field::new(name, DataType::Utf8, false)]);
+    Ok(RecordBatch::try_new(Arc::new(schema), vec![Arc::new(array)])?)
+}
+
+/// The one-row answer of a statement that gives no rows.
+pub(crate) fn done(what: String) -> Result<RecordBatch> {
+    texts("status", [what])
+}
+
+/// What a write answers: frame, version, rows, cells, bytes, temperature.
+pub fn written(frame: &FrameRef, result: &WriteResult) -> Result<RecordBatch> {
+    let number = |value: u64| Arc::new(UInt64Array::from(vec![value])) as ArrayRef;
+    let columns: Vec<(&str, ArrayRef)> = vec![
+        ("frame", Arc::new(StringArray::from(vec![frame.to_string()]))),
+        ("version", number(result.version)),
+        ("rows", number(result.rows)),
+        ("cells", number(result.cells as u64)),
+        ("bytes", number(result.bytes)),
+        ("temperature", Arc::new(arrow::array::Float64Array::from(vec![result.temperature]))),
+    ];
+    Ok(RecordBatch::try_from_iter(columns)?)
+}
+
+/// The columns of a frame, one row each.
+pub(crate) fn described(info: &FrameInfo) -> Result<RecordBatch> {
+    let fields = info.schema.fields();
+    let columns: Vec<(&str, ArrayRef)> = vec![
+        ("column_name", Arc::new(StringArray::from_iter_values(fields.iter().map(|f| f.name().as_str())))),
+        ("data_type", Arc::new(StringArray::from_iter_values(fields.iter().map(|f| f.data_type().to_string())))),
+        ("is_nullable", Arc::new(BooleanArray::from_iter(fields.iter().map(|f| Some(f.is_nullable()))))),
+        (
+            "is_partition",
+            Arc::new(BooleanArray::from_iter(fields.iter().map(|f| Some(info.partition_by.contains(f.name()))))),
+        ),
+    ];
+    Ok(RecordBatch::try_from_iter(columns)?)
+}
+
+/// The two text columns of EXPLAIN.
+pub(crate) fn plan_schema() -> SchemaRef {
+    Arc::new(Schema::new(vec![
+        Field::new("plan_type", DataType::Utf8, false),
+        Field::new("plan", DataType::Utf8, false),
+    ]))
+}
+
+/// Rows of EXPLAIN.
+pub(crate) fn plans(rows: &[(&str, String)]) -> Result<RecordBatch> {
+    let names = StringArray::from_iter_values(rows.iter().map(|(name, _)| *name));
+    let texts = StringArray::from_iter_values(rows.iter().map(|(_, text)| text.as_str()));
+    Ok(RecordBatch::try_new(plan_schema(), vec![Arc::new(names), Arc::new(texts)])?)
+}
+
+/// What EXPLAIN ANALYZE tells about a finished query beside its plan.
+#[derive(Debug, Clone, Default)]
+pub struct Facts {
+    /// Bees that took part.
+    pub bees: usize,
+    /// Tasks of all stages.
+    pub tasks: usize,
+    /// Largest memory held by one bee for it, in bytes.
+    pub memory_peak: u64,
+    /// Bytes spilled to scratch files.
+    pub spilled: u64,
+    /// Requests to storage.
+    pub requests: u64,
+    /// Bytes asked from storage.
+    pub bytes_read: u64,
+    /// The node's temperature at the end.
+    pub temperature: f64,
+}
+
+impl Facts {
+    /// The rows that follow the plan in EXPLAIN ANALYZE.
+    ///
+    /// # Errors
+    /// Never in practice: the columns are built to fit.
+    pub fn to_batch(&self, notes: &ScanNotes) -> Result<RecordBatch> {
+        let bees = format!("{} bees, {} tasks, temperature {:.2}", self.bees, self.tasks, self.temperature);
+        let memory = format!("peak {} bytes on one bee, spilled {} bytes", self.memory_peak, self.spilled);
+        let storage = format!("{} requests, {} bytes", self.requests, self.bytes_read);
+        plans(&[("bees", bees), ("memory", memory), ("storage", storage), ("cells", notes.to_string())])
+    }
+}

@@ -1,0 +1,101 @@
+//! The names that one statement mentions, as DataFusion catalogs.
+//!
+//! DataFusion asks catalogs synchronously; the meadow answers asynchronously. So the names are looked up first, all at
+//! once, and the statement is planned against exactly those. Only `information_schema` needs every frame.
+
+use std::sync::Arc;
+
+use datafusion::catalog::{
+    CatalogProvider, CatalogProviderList, MemoryCatalogProvider, MemoryCatalogProviderList, MemorySchemaProvider,
+    SchemaProvider, Session, TableProvider,
+};
+use datafusion::common::TableReference;
+use futures::{StreamExt, TryStreamExt};
+
+use super::files::{file_table, is_path};
+use super::frame_table::{FrameTable, ScanNotes};
+use super::session::SqlSession;
+use crate::storage::{AsOf, FrameRef, Meadow};
+use crate::{Error, Result};
+
+/// Frames that are looked up at the same time.
+const LOOKUPS: usize = 16;
+
+/// Builds the catalogs that hold what `references` name.
+pub(crate) async fn catalogs(
+    meadow: &Meadow,
+    session: &SqlSession,
+    references: &[TableReference],
+    state: &dyn Session,
+    notes: &Arc<ScanNotes>,
+) -> Result<Arc<dyn CatalogProviderList>> {
+    let list: Arc<dyn CatalogProviderList> = Arc::new(MemoryCatalogProviderList::new());
+    let (hive, box_) = (session.hive(), session.box_name());
+    let home = schema_in(&list, hive.as_str(), box_.as_str())?;
+    let mut frames: Vec<FrameRef> = Vec::new();
+    for reference in references {
+        match reference {
+            TableReference::Bare { table } if is_path(table) => {
+                home.register_table(table.to_string(), file_table(table, state).await?)?;
+            }
+            _ if reference.schema() == Some("information_schema") => frames.extend(meadow.registry().frames().await?),
+            _ => frames.push(frame_of(reference, session)?),
+        }
+    }
+    frames.sort();
+    frames.dedup();
+    let tables: Vec<(FrameRef, FrameTable)> = futures::stream::iter(frames)
+        .map(|frame| async move { Ok::<_, Error>((frame.clone(), frame_table(meadow, &frame, AsOf::Latest, notes).await?)) })
+        .buffer_unordered(LOOKUPS)
+        .try_collect()
+        .await?;
+    for (frame, table) in tables {
+        let schema = schema_in(&list, frame.hive.as_str(), frame.box_.as_str())?;
+        schema.register_table(frame.frame.to_string(), Arc::new(table))?;
+    }
+    Ok(list)
+}
+
+/// One version of a frame as a table.
+pub(crate) async fn frame_table(
+    meadow: &Meadow,
+    frame: &FrameRef,
+    as_of: AsOf,
+    notes: &Arc<ScanNotes>,
+) -> Result<FrameTable> {
+    let state = meadow.state(frame, as_of).await?;
+    let cells = meadow.ledger().cells(&state).await?;
+    Ok(FrameTable::new(state, cells, Arc::clone(notes)))
+}
+
+/// The frame that a table reference names in this session.
+pub(crate) fn frame_of(reference: &TableReference, session: &SqlSession) -> Result<FrameRef> {
+    let (hive, box_) = (session.hive(), session.box_name());
+    FrameRef::new(
+        reference.catalog().unwrap_or(hive.as_str()),
+        reference.schema().unwrap_or(box_.as_str()),
+        reference.table(),
+    )
+}
+
+/// The frame's version behind a table of these catalogs.
+pub(crate) fn frame_behind(table: &Arc<dyn TableProvider>) -> Option<&FrameTable> {
+    table.downcast_ref::<FrameTable>()
+}
+
+fn schema_in(list: &Arc<dyn CatalogProviderList>, hive: &str, box_: &str) -> Result<Arc<dyn SchemaProvider>> {
+    let catalog = match list.catalog(hive) {
+        Some(catalog) => catalog,
+        None => {
+            let catalog: Arc<dyn CatalogProvider> = Arc::new(MemoryCatalogProvider::new());
+            list.register_catalog(hive.to_string(), Arc::clone(&catalog));
+            catalog
+        }
+    };
+    if let Some(schema) = catalog.schema(box_) {
+        return Ok(schema);
+    }
+    let schema: Arc<dyn SchemaProvider> = Arc::new(MemorySchemaProvider::new());
+    catalog.register_schema(box_, Arc::clone(&schema))?;
+    Ok(schema)
+}

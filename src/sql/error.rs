@@ -1,0 +1,107 @@
+//! From DataFusion's errors to what the caller can do, and back through DataFusion's plans.
+
+use datafusion::common::DataFusionError;
+
+use crate::{Error, ErrorKind};
+
+impl From<DataFusionError> for Error {
+    fn from(error: DataFusionError) -> Self {
+        classify(&error).unwrap_or_else(|| Error::internal(error.strip_backtrace()).with_source(error))
+    }
+}
+
+impl From<Error> for DataFusionError {
+    fn from(error: Error) -> Self {
+        DataFusionError::External(Box::new(error))
+    }
+}
+
+fn classify(error: &DataFusionError) -> Option<Error> {
+    let simple = |kind| Some(Error::new(kind, message_of(error)));
+    match error {
+        DataFusionError::Context(_, inner) | DataFusionError::Diagnostic(_, inner) => classify(inner),
+        DataFusionError::Shared(inner) => classify(inner),
+        DataFusionError::Collection(all) => all.first().and_then(classify),
+        DataFusionError::External(inner) => from_external(inner.as_ref()),
+        DataFusionError::ArrowError(inner, _) => Some(from_arrow(inner)),
+        DataFusionError::ParquetError(inner) => Some(from_parquet(inner, error)),
+        DataFusionError::ObjectStore(_) => simple(ErrorKind::Storage).map(|e| refine_store(error, e)),
+        DataFusionError::IoError(io) => Some(Error::new(io_kind(io), io.to_string())),
+        DataFusionError::ResourcesExhausted(text) => Some(exhausted(text)),
+        DataFusionError::SQL(..)
+        | DataFusionError::Plan(_)
+        | DataFusionError::Configuration(_)
+        | DataFusionError::SchemaError(..)
+        | DataFusionError::Execution(_) => simple(ErrorKind::InvalidInput),
+        DataFusionError::NotImplemented(_) => simple(ErrorKind::Unsupported),
+        _ => None,
+    }
+}
+
+fn from_external(inner: &(dyn std::error::Error + Send + Sync + 'static)) -> Option<Error> {
+    if let Some(ours) = inner.downcast_ref::<Error>() {
+        return Some(ours.clone());
+    }
+    inner.downcast_ref::<DataFusionError>().and_then(classify)
+}
+
+fn from_arrow(error: &arrow::error::ArrowError) -> Error {
+    use arrow::error::ArrowError;
+    match error {
+        ArrowError::ExternalError(inner) => {
+            from_external(inner.as_ref()).unwrap_or_else(|| Error::new(ErrorKind::InvalidInput, inner.to_string()))
+        }
+        ArrowError::MemoryError(text) => exhausted(text),
+        other => Error::new(ErrorKind::InvalidInput, other.to_string()),
+    }
+}
+
+fn from_parquet(error: &parquet::errors::ParquetError, whole: &DataFusionError) -> Error {
+    if let parquet::errors::ParquetError::External(inner) = error {
+        if let Some(ours) = from_external(inner.as_ref()) {
+            return ours;
+        }
+        if inner.downcast_ref::<object_store::Error>().is_some() {
+            return Error::new(ErrorKind::Storage, inner.to_string());
+        }
+    }
+    Error::new(ErrorKind::Corrupt, message_of(whole))
+}
+
+fn refine_store(error: &DataFusionError, fallback: Error) -> Error {
+    let DataFusionError::ObjectStore(inner) = error else { return fallback };
+    let kind = match inner.as_ref() {
+        object_store::Error::NotFound { .. } => ErrorKind::NotFound,
+        object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. } => {
+            ErrorKind::PermissionDenied
+        }
+        _ => ErrorKind::Storage,
+    };
+    Error::new(kind, fallback.message())
+}
+
+fn io_kind(io: &std::io::Error) -> ErrorKind {
+    match io.kind() {
+        std::io::ErrorKind::NotFound => ErrorKind::NotFound,
+        std::io::ErrorKind::PermissionDenied => ErrorKind::PermissionDenied,
+        _ => ErrorKind::Storage,
+    }
+}
+
+fn exhausted(text: &str) -> Error {
+    let first = text.lines().next().unwrap_or_default();
+    Error::new(
+        ErrorKind::MemoryExceeded,
+        format!("{first}; give the colony more memory, use fewer bees, or ask for less at a time"),
+    )
+}
+
+/// DataFusion's sentence without its prefix and backtrace, with the first letter made small.
+fn message_of(error: &DataFusionError) -> String {
+    let text = error.strip_backtrace();
+    let bare = match text.split_once(": ") {
+        Some((prefix, rest)) if prefix.ends_with("error") || prefix.contains("not implemented") => rest,
+        _ => &text,
+    };
+    bare.trim().to_string()
+}

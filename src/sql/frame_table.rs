@@ -1,0 +1,301 @@
+//! One version of a frame as a DataFusion table.
+//!
+//! A scan names the cells that the filters may match, with their row counts, bounds and null counts from the ledger, so
+//! that planning opens no cell: joins are ordered, `count(*)` is answered and limits are cut from the ledger alone.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arrow::array::{Array, AsArray};
+use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
+use async_trait::async_trait;
+use datafusion::catalog::{Session, TableProvider};
+use datafusion::common::stats::Precision;
+use datafusion::common::{ColumnStatistics, DFSchema, DataFusionError, ScalarValue, Statistics};
+use datafusion::datasource::TableType;
+use datafusion::datasource::listing::PartitionedFile;
+use datafusion::datasource::physical_plan::parquet::CachedParquetFileReaderFactory;
+use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder, ParquetSource};
+use datafusion::datasource::source::DataSourceExec;
+use datafusion::datasource::table_schema::TableSchema;
+use datafusion::execution::object_store::ObjectStoreUrl;
+use datafusion::logical_expr::utils::conjunction;
+use datafusion::logical_expr::{Expr, TableProviderFilterPushDown};
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::empty::EmptyExec;
+use object_store::ObjectMeta;
+
+use super::pruning::matching_cells;
+use crate::Error;
+use crate::storage::FrameState;
+use crate::storage::ledger::{Cells, ROOT_URL};
+
+/// A frame's version with its cells listed.
+#[derive(Debug)]
+pub(crate) struct FrameTable {
+    state: Arc<FrameState>,
+    cells: Arc<Cells>,
+    schema: SchemaRef,
+    notes: Arc<ScanNotes>,
+}
+
+/// What one scan left out and why.
+#[derive(Debug, Clone)]
+pub struct ScanNote {
+    /// The frame, `hive.box.frame`.
+    pub frame: String,
+    /// The version that is read.
+    pub version: u64,
+    /// Cells of that version.
+    pub cells: usize,
+    /// Cells that are read.
+    pub read: usize,
+    /// Bytes of the cells that are read, whole.
+    pub bytes: u64,
+    /// The filters that were checked against the ledger's statistics.
+    pub filter: Option<String>,
+}
+
+/// The notes of all scans of one query.
+#[derive(Debug, Default)]
+pub struct ScanNotes(Mutex<Vec<ScanNote>>);
+
+impl ScanNotes {
+    /// The notes so far.
+    pub fn all(&self) -> Vec<ScanNote> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn add(&self, note: ScanNote) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(note);
+    }
+}
+
+impl fmt::Display for ScanNotes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for note in self.all() {
+            write!(f, "{} version {}: {} of {} cells read, {} bytes", note.frame, note.version, note.read, note.cells, note.bytes)?;
+            match &note.filter {
+                Some(filter) => writeln!(f, "; {} pruned by the ledger's statistics for {filter}", note.cells - note.read)?,
+                None => writeln!(f, "; no filter reaches the scan")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl FrameTable {
+    pub(crate) fn new(state: Arc<FrameState>, cells: Arc<Cells>, notes: Arc<ScanNotes>) -> Self {
+        let schema = view_schema(&state.schema);
+        Self { state, cells, schema, notes }
+    }
+
+    /// The frame's version.
+    pub(crate) fn state(&self) -> &Arc<FrameState> {
+        &self.state
+    }
+
+    /// The order in which a scan's files give columns: those in the cells, then the partition columns.
+    fn file_order(&self) -> Vec<usize> {
+        let partition = |index: &usize| self.state.partition_by.contains(self.schema.field(*index).name());
+        let all = 0..self.schema.fields().len();
+        let (parts, data): (Vec<_>, Vec<_>) = all.partition(partition);
+        // Partition columns in the order the ledger lists their values.
+        let ordered = self.state.partition_by.iter().filter_map(|name| self.schema.index_of(name).ok());
+        debug_assert_eq!(parts.len(), self.state.partition_by.len());
+        data.into_iter().chain(ordered).collect()
+    }
+
+    fn table_schema(&self, order: &[usize]) -> TableSchema {
+        let (data, parts) = order.split_at(order.len() - self.state.partition_by.len());
+        let field = |index: &usize| Arc::new(self.schema.field(*index).clone());
+        TableSchema::builder(Arc::new(Schema::new(data.iter().map(field).collect::<Vec<_>>())))
+            .with_table_partition_cols(parts.iter().map(field).collect::<Vec<_>>())
+            .build()
+    }
+
+    fn file(&self, index: usize, order: &[usize]) -> Result<PartitionedFile, DataFusionError> {
+        let modified = chrono::DateTime::from_timestamp_millis(self.cells.modified_ms(index)).unwrap_or_default();
+        let meta = ObjectMeta {
+            location: self.cells.path(index).clone(),
+            last_modified: modified,
+            size: self.cells.bytes(index),
+            e_tag: None,
+            version: None,
+        };
+        let values = self.state.partition_by.iter().map(|column| self.partition_value(column, index));
+        let file = PartitionedFile::new_from_meta(meta).with_partition_values(values.collect::<Result<_, _>>()?);
+        let data = &order[..order.len() - self.state.partition_by.len()];
+        Ok(file.with_statistics(Arc::new(self.cell_statistics(index, data))))
+    }
+
+    fn partition_value(&self, column: &str, index: usize) -> Result<ScalarValue, DataFusionError> {
+        let wanted = self.schema.field_with_name(column)?.data_type();
+        let values = self.cells.partition_values(column).ok_or_else(|| {
+            Error::corrupt(format!("the ledger of {} gives no value for partition column '{column}'", self.state.frame))
+        })?;
+        ScalarValue::try_from_array(&values, index)?.cast_to(wanted)
+    }
+
+    fn cell_statistics(&self, index: usize, data: &[usize]) -> Statistics {
+        let rows = self.cells.rows(index).map_or(Precision::Absent, |n| Precision::Exact(n as usize));
+        let columns = data.iter().map(|column| self.column_statistics(index, self.schema.field(*column), &rows));
+        Statistics {
+            num_rows: rows,
+            total_byte_size: Precision::Inexact(self.cells.bytes(index) as usize),
+            column_statistics: columns.collect(),
+        }
+    }
+
+    fn column_statistics(&self, index: usize, field: &Field, rows: &Precision<usize>) -> ColumnStatistics {
+        let bound = |which: &str| {
+            let value = self.cells.statistic(which, field.name()).filter(|array| array.is_valid(index));
+            let value = value.and_then(|array| ScalarValue::try_from_array(&array, index).ok()?.cast_to(field.data_type()).ok());
+            match value {
+                Some(value) if is_exact(field.data_type()) => Precision::Exact(value),
+                Some(value) => Precision::Inexact(value),
+                None => Precision::Absent,
+            }
+        };
+        let width = field.data_type().primitive_width();
+        ColumnStatistics {
+            null_count: self.null_count(index, field.name()),
+            min_value: bound("minValues"),
+            max_value: bound("maxValues"),
+            byte_size: width.map_or(Precision::Absent, |width| rows.multiply(&Precision::Exact(width))),
+            ..ColumnStatistics::new_unknown()
+        }
+    }
+
+    fn null_count(&self, index: usize, column: &str) -> Precision<usize> {
+        let counts = self.cells.statistic("nullCount", column);
+        let count = counts.as_ref().and_then(|c| c.as_primitive_opt::<Int64Type>()).filter(|c| c.is_valid(index));
+        count.map_or(Precision::Absent, |c| Precision::Exact(c.value(index).max(0) as usize))
+    }
+
+    fn predicate(&self, state: &dyn Session, filters: &[Expr]) -> Result<Option<Arc<dyn PhysicalExpr>>, DataFusionError> {
+        let Some(filter) = conjunction(filters.to_vec()) else { return Ok(None) };
+        let schema = DFSchema::try_from(Arc::clone(&self.schema))?;
+        state.create_physical_expr(filter, &schema).map(Some)
+    }
+
+    /// The cells to read: those the filter may match, and no more than a bare limit needs.
+    fn choose(&self, predicate: Option<&Arc<dyn PhysicalExpr>>, limit: Option<usize>) -> Vec<usize> {
+        if let Some(predicate) = predicate {
+            return matching_cells(&self.cells, &self.state.schema, &self.state.partition_by, predicate);
+        }
+        let mut wanted = limit.map_or(u64::MAX, |n| n as u64);
+        let more = |index: &usize| {
+            let needed = wanted > 0;
+            wanted = wanted.saturating_sub(self.cells.rows(*index).unwrap_or(0));
+            needed
+        };
+        (0..self.cells.len()).take_while(more).collect()
+    }
+
+    fn note(&self, chosen: &[usize], predicate: Option<&Arc<dyn PhysicalExpr>>) {
+        self.notes.add(ScanNote {
+            frame: self.state.frame.to_string(),
+            version: self.state.version(),
+            cells: self.cells.len(),
+            read: chosen.len(),
+            bytes: chosen.iter().map(|index| self.cells.bytes(*index)).sum(),
+            filter: predicate.map(ToString::to_string),
+        });
+    }
+}
+
+#[async_trait]
+impl TableProvider for FrameTable {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Base
+    }
+
+    fn statistics(&self) -> Option<Statistics> {
+        let order: Vec<usize> = (0..self.schema.fields().len()).collect();
+        let all = (0..self.cells.len()).map(|index| self.cell_statistics(index, &order));
+        let merged: Vec<Statistics> = all.collect();
+        Statistics::try_merge_iter(&merged, &self.schema).ok()
+    }
+
+    fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>, DataFusionError> {
+        Ok(vec![TableProviderFilterPushDown::Inexact; filters.len()])
+    }
+
+    async fn scan(
+        &self,
+        state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        filters: &[Expr],
+        limit: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>, DataFusionError> {
+        let predicate = self.predicate(state, filters)?;
+        let limit = if filters.is_empty() { limit } else { None };
+        let chosen = self.choose(predicate.as_ref(), limit);
+        self.note(&chosen, predicate.as_ref());
+        let order = self.file_order();
+        let wanted: Vec<usize> = projection.cloned().unwrap_or_else(|| (0..self.schema.fields().len()).collect());
+        if chosen.is_empty() {
+            return Ok(Arc::new(EmptyExec::new(Arc::new(self.schema.project(&wanted)?))));
+        }
+        let files = chosen.iter().map(|index| self.file(*index, &order)).collect::<Result<Vec<_>, _>>()?;
+        let table_schema = self.table_schema(&order);
+        let statistics = files.iter().filter_map(|f| f.statistics.as_deref());
+        let statistics = Statistics::try_merge_iter(statistics, table_schema.table_schema())?;
+        let url = ObjectStoreUrl::parse(ROOT_URL)?;
+        let runtime = state.runtime_env();
+        let reader = CachedParquetFileReaderFactory::new(
+            runtime.object_store(&url)?,
+            runtime.cache_manager.get_file_metadata_cache(),
+        );
+        let source = ParquetSource::new(table_schema)
+            .with_table_parquet_options(state.table_options().parquet.clone())
+            .with_parquet_file_reader_factory(Arc::new(reader));
+        // The scan numbers columns as the files give them.
+        let position = |column: &usize| order.iter().position(|c| c == column).unwrap_or(*column);
+        let config = FileScanConfigBuilder::new(url, Arc::new(source))
+            .with_file_groups(groups(files, state.config().target_partitions()))
+            .with_statistics(statistics)
+            .with_projection_indices(Some(wanted.iter().map(position).collect()))?
+            .with_limit(limit)
+            .build();
+        Ok(DataSourceExec::from_data_source(config))
+    }
+}
+
+/// Spreads files over at most `count` groups, largest first, each to the group with the fewest bytes.
+fn groups(mut files: Vec<PartitionedFile>, count: usize) -> Vec<FileGroup> {
+    let count = count.clamp(1, files.len().max(1));
+    files.sort_by_key(|file| std::cmp::Reverse(file.object_meta.size));
+    let mut groups: Vec<(u64, Vec<PartitionedFile>)> = vec![(0, Vec::new()); count];
+    for file in files {
+        if let Some(smallest) = groups.iter_mut().min_by_key(|(bytes, _)| *bytes) {
+            smallest.0 += file.object_meta.size;
+            smallest.1.push(file);
+        }
+    }
+    groups.into_iter().map(|(_, files)| FileGroup::new(files)).collect()
+}
+
+/// Whether the ledger's bounds are the column's true extremes: strings are cut, times are rounded to milliseconds.
+fn is_exact(data_type: &DataType) -> bool {
+    data_type.is_integer() || matches!(data_type, DataType::Date32 | DataType::Decimal128(..) | DataType::Boolean)
+}
+
+/// Strings and binaries as views: scans then hand out slices of what they read instead of copies.
+fn view_schema(schema: &Schema) -> SchemaRef {
+    let fields = schema.fields().iter().map(|field| {
+        let data_type = match field.data_type() {
+            DataType::Utf8 => DataType::Utf8View,
+            DataType::Binary => DataType::BinaryView,
+            other => other.clone(),
+        };
+        Field::new(field.name(), data_type, field.is_nullable())
+    });
+    Arc::new(Schema::new(fields.collect::<Vec<_>>()))
+}

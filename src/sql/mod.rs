@@ -1,0 +1,30 @@
+//! From a SQL text to a plan that bees can run. No actor framework is known here.
+//!
+//! | file | noun |
+//! |---|---|
+//! | `statement` | a parsed statement: DataFusion's SQL plus hives, boxes and frames |
+//! | `session` | what one user has set: current hive and box, options |
+//! | `planner` | statement → answer or physical plan |
+//! | `catalog` | the names that one statement mentions, as DataFusion catalogs |
+//! | `frame_table` | one version of a frame as a DataFusion table |
+//! | `pruning` | which cells a filter can leave out |
+//! | `files` | a file or a glob of files as a table |
+//! | `distribution` | how a plan is split over bees |
+//! | `answer` | small result tables of DDL, SHOW and DESCRIBE |
+
+mod answer;
+mod catalog;
+pub mod distribution;
+mod error;
+mod files;
+mod frame_table;
+mod planner;
+mod pruning;
+mod session;
+mod statement;
+
+pub use answer::{Facts, written};
+pub use distribution::Split;
+pub use frame_table::{ScanNote, ScanNotes};
+pub use planner::{Params, PhysicalQuery, Planned, Planner};
+pub use session::SqlSession;

@@ -1,0 +1,78 @@
+//! Which cells a filter can leave out, by the statistics in the ledger and the partition values. No cell is opened.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, BooleanArray, UInt64Array};
+use arrow::datatypes::SchemaRef;
+use datafusion::common::pruning::PruningStatistics;
+use datafusion::common::{Column, ScalarValue};
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_optimizer::pruning::PruningPredicateBuilder;
+
+use crate::storage::ledger::Cells;
+
+/// The cells that `predicate` may match, in order; all of them when the filter says nothing about them.
+pub(crate) fn matching_cells(
+    cells: &Cells,
+    schema: &SchemaRef,
+    partition_by: &[String],
+    predicate: &Arc<dyn PhysicalExpr>,
+) -> Vec<usize> {
+    let all = || (0..cells.len()).collect();
+    // A filter that cannot be turned into bounds prunes nothing: it is evaluated on the rows all the same.
+    let builder = PruningPredicateBuilder::new().with_file_schema(Arc::clone(schema));
+    let Ok(pruning) = builder.try_build(Arc::clone(predicate)) else { return all() };
+    match pruning.prune(&CellStatistics { cells, partition_by }) {
+        Ok(keep) => keep.iter().enumerate().filter_map(|(index, keep)| keep.then_some(index)).collect(),
+        Err(error) => {
+            tracing::debug!(%error, "a filter could not be checked against the cells' statistics");
+            all()
+        }
+    }
+}
+
+struct CellStatistics<'a> {
+    cells: &'a Cells,
+    partition_by: &'a [String],
+}
+
+impl CellStatistics<'_> {
+    fn bound(&self, which: &str, column: &Column) -> Option<ArrayRef> {
+        match self.partition_by.contains(&column.name) {
+            true => self.cells.partition_values(&column.name),
+            false => self.cells.statistic(which, &column.name),
+        }
+    }
+}
+
+impl PruningStatistics for CellStatistics<'_> {
+    fn min_values(&self, column: &Column) -> Option<ArrayRef> {
+        self.bound("minValues", column)
+    }
+
+    fn max_values(&self, column: &Column) -> Option<ArrayRef> {
+        self.bound("maxValues", column)
+    }
+
+    fn num_containers(&self) -> usize {
+        self.cells.len()
+    }
+
+    fn null_counts(&self, column: &Column) -> Option<ArrayRef> {
+        if self.partition_by.contains(&column.name) {
+            return Some(Arc::new(UInt64Array::from(vec![0; self.cells.len()])));
+        }
+        let counts = self.cells.statistic("nullCount", &column.name)?;
+        arrow::compute::cast(&counts, &arrow::datatypes::DataType::UInt64).ok()
+    }
+
+    fn row_counts(&self) -> Option<ArrayRef> {
+        let counts = (0..self.cells.len()).map(|index| self.cells.rows(index));
+        Some(Arc::new(UInt64Array::from_iter(counts)))
+    }
+
+    fn contained(&self, _: &Column, _: &HashSet<ScalarValue>) -> Option<BooleanArray> {
+        None
+    }
+}

@@ -1,0 +1,70 @@
+//! What one user has set: the current hive and box, and options.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
+use crate::Result;
+use crate::storage::{BoxName, FrameRef, HiveName};
+
+/// The state that `USE` and `SET` change. Shared by the statements of one session, in the order they run.
+#[derive(Debug)]
+pub struct SqlSession {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Clone)]
+struct State {
+    hive: HiveName,
+    box_: BoxName,
+    options: BTreeMap<String, String>,
+}
+
+impl SqlSession {
+    /// A session in `default.default`.
+    ///
+    /// # Errors
+    /// Never: the names are valid.
+    pub fn new() -> Result<Self> {
+        let state = State { hive: HiveName::new("default")?, box_: BoxName::new("default")?, options: BTreeMap::new() };
+        Ok(Self { state: Mutex::new(state) })
+    }
+
+    /// The current hive.
+    pub fn hive(&self) -> HiveName {
+        self.with(|s| s.hive.clone())
+    }
+
+    /// The current box.
+    pub fn box_name(&self) -> BoxName {
+        self.with(|s| s.box_.clone())
+    }
+
+    /// Resolves `frame`, `box.frame` or `hive.box.frame`.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::InvalidInput`] when it is no such thing.
+    pub fn frame_ref(&self, text: &str) -> Result<FrameRef> {
+        let (hive, box_) = self.with(|s| (s.hive.clone(), s.box_.clone()));
+        FrameRef::parse_in(text, &hive, &box_)
+    }
+
+    pub(crate) fn use_hive(&self, hive: HiveName) {
+        self.with(|s| s.hive = hive);
+    }
+
+    pub(crate) fn use_box(&self, hive: HiveName, box_: BoxName) {
+        self.with(|s| (s.hive, s.box_) = (hive, box_));
+    }
+
+    pub(crate) fn set_option(&self, key: String, value: String) {
+        self.with(|s| s.options.insert(key, value));
+    }
+
+    pub(crate) fn options(&self) -> BTreeMap<String, String> {
+        self.with(|s| s.options.clone())
+    }
+
+    fn with<T>(&self, f: impl FnOnce(&mut State) -> T) -> T {
+        f(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}

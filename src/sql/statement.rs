@@ -1,0 +1,286 @@
+//! A parsed statement: DataFusion's SQL plus hives, boxes and frames.
+//!
+//! The text is tokenized once. Statements about hives, boxes and frames are parsed here from the tokens; in all others
+//! the word FRAME becomes TABLE where a statement begins with CREATE, and `PARTITIONED BY (…)` is taken out, because
+//! DataFusion's grammar knows neither; everything else is DataFusion's own parser.
+
+use datafusion::sql::parser::{DFParserBuilder, ParserInput, Statement as DfStatement};
+use datafusion::sql::sqlparser::ast::{ObjectName, ObjectNamePart};
+use datafusion::sql::sqlparser::dialect::GenericDialect;
+use datafusion::sql::sqlparser::parser::{Parser, ParserError};
+use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer};
+
+use crate::{Error, Result};
+
+/// Depth of nested expressions that the parser takes: deeper ones could exhaust a thread's stack.
+const RECURSION_LIMIT: usize = 64;
+
+/// What a user asked for.
+#[derive(Debug)]
+pub(crate) enum Statement {
+    CreateHive { name: Vec<String>, if_not_exists: bool },
+    CreateBox { name: Vec<String>, if_not_exists: bool },
+    CreateFrame { statement: Box<DfStatement>, partition_by: Vec<String> },
+    Drop { kind: Kind, name: Vec<String>, if_exists: bool, cascade: bool },
+    Use { kind: Kind, name: Vec<String> },
+    Show { kind: Kind, within: Vec<String> },
+    Describe { name: Vec<String> },
+    Other(Box<DfStatement>),
+}
+
+/// What a name names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Hive,
+    Box,
+    Frame,
+}
+
+/// Parses one statement; a `;` may follow it.
+///
+/// # Errors
+/// [`crate::ErrorKind::InvalidInput`] with the place of what was not understood.
+pub(crate) fn parse(sql: &str) -> Result<Statement> {
+    let dialect = GenericDialect {};
+    let tokens = Tokenizer::new(&dialect, sql).tokenize_with_location().map_err(|e| syntax(e.into()))?;
+    let mut parser = Parser::new(&dialect).with_tokens_with_locations(tokens.clone());
+    let (first, second) = (word(&parser, 0), word(&parser, 1));
+    match (first.as_str(), Kind::of(&second)) {
+        ("", _) if sql.trim().is_empty() => Err(Error::invalid("the SQL is empty: write a statement")),
+        ("CREATE", Some(Kind::Hive)) => create_name(&mut parser, Kind::Hive).map_err(syntax),
+        ("CREATE", Some(Kind::Box)) => create_name(&mut parser, Kind::Box).map_err(syntax),
+        ("CREATE", Some(Kind::Frame)) => create_frame(tokens),
+        ("DROP", Some(kind)) => drop_name(&mut parser, kind).map_err(syntax),
+        ("USE", kind) => use_name(&mut parser, kind).map_err(syntax),
+        ("SHOW", _) => match Kind::of_plural(&second) {
+            Some(kind) => show(&mut parser, kind).map_err(syntax),
+            None => other(tokens),
+        },
+        ("DESCRIBE" | "DESC", _) => describe(&mut parser).map_err(syntax),
+        _ => other(tokens),
+    }
+}
+
+impl Kind {
+    fn of(word: &str) -> Option<Self> {
+        match word {
+            "HIVE" | "DATABASE" | "CATALOG" => Some(Self::Hive),
+            "BOX" | "SCHEMA" => Some(Self::Box),
+            "FRAME" | "TABLE" => Some(Self::Frame),
+            _ => None,
+        }
+    }
+
+    fn of_plural(word: &str) -> Option<Self> {
+        match word {
+            "HIVES" | "DATABASES" | "CATALOGS" => Some(Self::Hive),
+            "BOXES" | "SCHEMAS" => Some(Self::Box),
+            "FRAMES" | "TABLES" => Some(Self::Frame),
+            _ => None,
+        }
+    }
+}
+
+fn create_name(parser: &mut Parser<'_>, kind: Kind) -> Result<Statement, ParserError> {
+    skip(parser, 2);
+    let if_not_exists = take_words(parser, &["IF", "NOT", "EXISTS"]);
+    let name = names(parser.parse_object_name(false)?);
+    end(parser)?;
+    Ok(match kind {
+        Kind::Hive => Statement::CreateHive { name, if_not_exists },
+        _ => Statement::CreateBox { name, if_not_exists },
+    })
+}
+
+fn drop_name(parser: &mut Parser<'_>, kind: Kind) -> Result<Statement, ParserError> {
+    skip(parser, 2);
+    let if_exists = take_words(parser, &["IF", "EXISTS"]);
+    let name = names(parser.parse_object_name(false)?);
+    let cascade = take_words(parser, &["CASCADE"]);
+    if !cascade {
+        take_words(parser, &["RESTRICT"]);
+    }
+    end(parser)?;
+    Ok(Statement::Drop { kind, name, if_exists, cascade })
+}
+
+fn use_name(parser: &mut Parser<'_>, kind: Option<Kind>) -> Result<Statement, ParserError> {
+    skip(parser, if kind.is_some() { 2 } else { 1 });
+    let name = names(parser.parse_object_name(false)?);
+    end(parser)?;
+    Ok(Statement::Use { kind: kind.unwrap_or(Kind::Box), name })
+}
+
+fn show(parser: &mut Parser<'_>, kind: Kind) -> Result<Statement, ParserError> {
+    skip(parser, 2);
+    let within = match take_words(parser, &["IN"]) || take_words(parser, &["FROM"]) {
+        true => names(parser.parse_object_name(false)?),
+        false => Vec::new(),
+    };
+    end(parser)?;
+    Ok(Statement::Show { kind, within })
+}
+
+fn describe(parser: &mut Parser<'_>) -> Result<Statement, ParserError> {
+    skip(parser, if Kind::of(&word(parser, 1)) == Some(Kind::Frame) { 2 } else { 1 });
+    let name = names(parser.parse_object_name(false)?);
+    end(parser)?;
+    Ok(Statement::Describe { name })
+}
+
+fn create_frame(mut tokens: Vec<TokenWithSpan>) -> Result<Statement> {
+    let partition_by = take_partitioned_by(&mut tokens)?;
+    if let Some(frame) = tokens.iter_mut().find(|t| word_of(&t.token).as_deref() == Some("FRAME")) {
+        frame.token = Token::make_keyword("TABLE");
+    }
+    let statement = Box::new(df_statement(tokens)?);
+    Ok(Statement::CreateFrame { statement, partition_by })
+}
+
+fn other(tokens: Vec<TokenWithSpan>) -> Result<Statement> {
+    Ok(Statement::Other(Box::new(df_statement(tokens)?)))
+}
+
+fn df_statement(tokens: Vec<TokenWithSpan>) -> Result<DfStatement> {
+    let mut parser = DFParserBuilder::new(ParserInput::Tokens(tokens))
+        .with_dialect(&GenericDialect {})
+        .with_recursion_limit(RECURSION_LIMIT)
+        .build()?;
+    let mut statements = parser.parse_statements()?;
+    match (statements.pop_front(), statements.len()) {
+        (Some(statement), 0) => Ok(statement),
+        (None, _) => Err(Error::invalid("the SQL is empty: write a statement")),
+        (_, more) => Err(Error::invalid(format!("{} statements in one text: send them one at a time", more + 1))),
+    }
+}
+
+/// Takes `PARTITIONED BY ( a, b )` out of the tokens and gives back the names.
+fn take_partitioned_by(tokens: &mut Vec<TokenWithSpan>) -> Result<Vec<String>> {
+    let significant: Vec<usize> =
+        (0..tokens.len()).filter(|i| !matches!(tokens[*i].token, Token::Whitespace(_))).collect();
+    let is = |at: usize, text: &str| {
+        significant.get(at).is_some_and(|i| word_of(&tokens[*i].token).as_deref() == Some(text))
+    };
+    let Some(start) = (0..significant.len()).find(|at| is(*at, "PARTITIONED") && is(at + 1, "BY")) else {
+        return Ok(Vec::new());
+    };
+    let wanted = || Error::invalid("PARTITIONED BY wants column names in parentheses, like PARTITIONED BY (region)");
+    let mut columns = Vec::new();
+    let mut at = start + 2;
+    let token = |at: usize| significant.get(at).map(|i| &tokens[*i].token);
+    if token(at) != Some(&Token::LParen) {
+        return Err(wanted());
+    }
+    loop {
+        let Some(Token::Word(column)) = token(at + 1) else { return Err(wanted()) };
+        columns.push(if column.quote_style.is_some() { column.value.clone() } else { column.value.to_lowercase() });
+        at += 2;
+        match token(at) {
+            Some(Token::Comma) => {}
+            Some(Token::RParen) => break,
+            _ => return Err(wanted()),
+        }
+    }
+    let (from, to) = (significant[start], significant[at]);
+    tokens.drain(from..=to);
+    Ok(columns)
+}
+
+fn word(parser: &Parser<'_>, at: usize) -> String {
+    word_of(&parser.peek_nth_token_ref(at).token).unwrap_or_default()
+}
+
+fn word_of(token: &Token) -> Option<String> {
+    match token {
+        Token::Word(word) if word.quote_style.is_none() => Some(word.value.to_ascii_uppercase()),
+        _ => None,
+    }
+}
+
+fn skip(parser: &mut Parser<'_>, count: usize) {
+    for _ in 0..count {
+        parser.next_token();
+    }
+}
+
+fn take_words(parser: &mut Parser<'_>, words: &[&str]) -> bool {
+    let there = words.iter().enumerate().all(|(at, wanted)| word(parser, at) == *wanted);
+    if there {
+        skip(parser, words.len());
+    }
+    there
+}
+
+fn end(parser: &mut Parser<'_>) -> Result<(), ParserError> {
+    while parser.consume_token(&Token::SemiColon) {}
+    match parser.peek_token().token {
+        Token::EOF => Ok(()),
+        more => Err(ParserError::ParserError(format!("expected the end of the statement, found: {more}"))),
+    }
+}
+
+/// Parts of a dotted name, unquoted ones in lower case.
+pub(crate) fn names(name: ObjectName) -> Vec<String> {
+    name.0
+        .into_iter()
+        .filter_map(|part| match part {
+            ObjectNamePart::Identifier(ident) if ident.quote_style.is_some() => Some(ident.value),
+            ObjectNamePart::Identifier(ident) => Some(ident.value.to_lowercase()),
+            ObjectNamePart::Function(_) => None,
+        })
+        .collect()
+}
+
+fn syntax(error: ParserError) -> Error {
+    let text = match error {
+        ParserError::TokenizerError(text) | ParserError::ParserError(text) => text,
+        ParserError::RecursionLimitExceeded => "it is nested too deeply".to_string(),
+    };
+    Error::invalid(format!("the SQL was not understood: {text}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bee_words_and_their_aliases_parse_alike() {
+        for sql in ["CREATE HIVE IF NOT EXISTS h", "create database if not exists h;"] {
+            assert!(matches!(parse(sql), Ok(Statement::CreateHive { name, if_not_exists: true }) if name == ["h"]), "{sql}");
+        }
+        for sql in ["DROP BOX h.b CASCADE", "DROP SCHEMA H.B cascade"] {
+            let parsed = parse(sql).unwrap();
+            assert!(matches!(parsed, Statement::Drop { kind: Kind::Box, name, cascade: true, .. } if name == ["h", "b"]), "{sql}");
+        }
+        for sql in ["SHOW FRAMES", "SHOW TABLES;"] {
+            assert!(matches!(parse(sql), Ok(Statement::Show { kind: Kind::Frame, .. })), "{sql}");
+        }
+    }
+
+    #[test]
+    fn partitioned_by_is_taken_out_wherever_it_stands() {
+        for sql in [
+            "CREATE FRAME f (a INT, b TEXT) PARTITIONED BY (b)",
+            "CREATE TABLE f PARTITIONED BY (b) AS SELECT 1 AS a, 'x' AS b",
+            "create frame f (a int, b text)\n  partitioned\n by ( B );",
+        ] {
+            let Statement::CreateFrame { partition_by, .. } = parse(sql).unwrap() else { unreachable!("{sql}") };
+            assert_eq!(partition_by, ["b"], "{sql}");
+        }
+        assert!(parse("CREATE FRAME f (a INT) PARTITIONED BY a").is_err());
+    }
+
+    #[test]
+    fn words_inside_strings_and_quotes_are_left_alone() {
+        assert!(matches!(parse("SELECT 'DROP HIVE x' AS \"create frame\""), Ok(Statement::Other(_))));
+    }
+
+    #[test]
+    fn what_is_not_sql_says_where() {
+        for sql in ["", "  ", "SELEC 1", "SELECT 1; SELECT 2", "DROP HIVE", "USE", "CREATE HIVE h x", "SELECT 'a"] {
+            assert!(parse(sql).is_err(), "{sql:?}");
+        }
+        let deep = format!("SELECT {}1{}", "(".repeat(2000), ")".repeat(2000));
+        assert!(parse(&deep).is_err());
+    }
+}

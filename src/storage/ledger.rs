@@ -1,0 +1,670 @@
+//! A frame's ledger: its Delta log, read and advanced.
+//!
+//! delta_kernel replays the log, checks the protocol and writes checkpoints; what is here is the commit discipline:
+//!
+//! - Readers see one version: a [`FrameState`] never changes.
+//! - A commit is one conditional create of `_delta_log/<version>.json`. Whoever loses the race takes the newer version,
+//!   checks whether what happened in between touches its own work, and tries again with jittered backoff.
+//! - Two appends both land. An overwrite lands beside appends (whose rows then come after it), and conflicts with a
+//!   commit that removed one of the cells it removes, or that changed the schema.
+//! - A lost acknowledgement is settled by reading back: every commit holds ids that no other has.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use arrow::array::{Array, AsArray, RecordBatch, StructArray};
+use arrow::datatypes::{Int64Type, Schema, SchemaRef};
+use delta_kernel::committer::{CommitMetadata, CommitResponse, Committer, PublishMetadata};
+use delta_kernel::engine::arrow_conversion::{TryIntoArrow, TryIntoKernel};
+use delta_kernel::engine::arrow_data::{ArrowEngineData, EngineDataArrowExt};
+use delta_kernel::history_manager::{HistoryCommitType, latest_version_as_of};
+use delta_kernel::scan::{PartitionValuesOptions, StatsOptions};
+use delta_kernel::schema::StructType;
+use delta_kernel::snapshot::{Snapshot, SnapshotRef};
+use delta_kernel::transaction::create_table::create_table;
+use delta_kernel::transaction::data_layout::DataLayout;
+use delta_kernel::transaction::{CommitResult, UpdateTableOperation};
+use delta_kernel::{Engine, FileMeta, FilteredEngineData, KernelError, KernelResult, KernelResultIterator};
+use delta_kernel_default_engine::DefaultEngine;
+use delta_kernel_default_engine::DefaultEngineBuilder;
+use delta_kernel_default_engine::executor::tokio::TokioMultiThreadExecutor;
+use futures::{StreamExt, TryStreamExt};
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt};
+use serde::Serialize;
+use tokio::runtime::Handle;
+use url::Url;
+
+use super::cells::{CellFile, CellPlan};
+use super::leafcutter::Cut;
+use super::names::FrameRef;
+use crate::{Error, ErrorKind, Result};
+
+/// Written into every commit as the engine's name.
+pub const ENGINE: &str = concat!("apiary/", env!("CARGO_PKG_VERSION"));
+/// URL that stands for the meadow's root inside the kernel and DataFusion; paths below it are the meadow's.
+pub const ROOT_URL: &str = "apiary://meadow/";
+/// Commits between checkpoints: Delta's own default, which bounds what a cold reader replays.
+const CHECKPOINT_EVERY: u64 = 10;
+/// Tries at one commit: eight writers that never pause need a few dozen; beyond it something else is wrong.
+const MAX_TRIES: u32 = 100;
+/// Longest pause between tries.
+const MAX_BACKOFF: Duration = Duration::from_millis(500);
+
+/// Which version of a frame is meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum AsOf {
+    /// The newest when the query is planned.
+    #[default]
+    Latest,
+    /// That version.
+    Version(u64),
+    /// The newest at that time, in milliseconds since the epoch.
+    Timestamp(i64),
+}
+
+/// What a write does with the rows that are there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WriteMode {
+    /// Keeps them.
+    Append,
+    /// Replaces them all.
+    Overwrite,
+}
+
+/// What a write did.
+#[derive(Debug, Clone, Serialize)]
+pub struct WriteResult {
+    /// The version it made.
+    pub version: u64,
+    /// Rows written.
+    pub rows: u64,
+    /// Cells written.
+    pub cells: usize,
+    /// Bytes of those cells.
+    pub bytes: u64,
+    /// The node's temperature, 0..=1, when it ended.
+    pub temperature: f64,
+}
+
+/// A frame as `DESCRIBE` shows it.
+#[derive(Debug, Clone)]
+pub struct FrameInfo {
+    /// Its name.
+    pub name: FrameRef,
+    /// Where its cells and ledger are.
+    pub location: String,
+    /// Its columns.
+    pub schema: SchemaRef,
+    /// Its partition columns.
+    pub partition_by: Vec<String>,
+    /// Its newest version.
+    pub version: u64,
+    /// Its cells.
+    pub cells: usize,
+    /// Its rows, when every cell says how many it has.
+    pub rows: Option<u64>,
+    /// Bytes of its cells.
+    pub bytes: u64,
+}
+
+/// One commit of a frame.
+#[derive(Debug, Clone)]
+pub struct HistoryEntry {
+    /// The version it made.
+    pub version: u64,
+    /// When, in milliseconds since the epoch, by the writer's clock.
+    pub timestamp_ms: i64,
+    /// What it was, as Delta names it: `WRITE`, `CREATE TABLE`, …
+    pub operation: String,
+    /// Rows it added, when the writer said so.
+    pub rows: Option<u64>,
+    /// Cells it added.
+    pub cells_added: usize,
+    /// Cells it removed.
+    pub cells_removed: usize,
+    /// The engine that wrote it.
+    pub engine: String,
+}
+
+/// One version of a frame. Cheap to share; its cells are listed on first use.
+#[derive(Debug)]
+pub struct FrameState {
+    /// The frame.
+    pub frame: FrameRef,
+    /// Its columns in order, partition columns included.
+    pub schema: SchemaRef,
+    /// Its partition columns.
+    pub partition_by: Vec<String>,
+    snapshot: SnapshotRef,
+    cells: OnceLock<Arc<Cells>>,
+}
+
+impl FrameState {
+    fn new(frame: &FrameRef, snapshot: SnapshotRef) -> Result<Self> {
+        let schema: Schema = snapshot.schema().as_ref().try_into_arrow()?;
+        let partition_by = snapshot.table_configuration().logical_partition_columns().to_vec();
+        Ok(Self { frame: frame.clone(), schema: Arc::new(schema), partition_by, snapshot, cells: OnceLock::new() })
+    }
+
+    /// Its version.
+    pub fn version(&self) -> u64 {
+        self.snapshot.version()
+    }
+}
+
+/// The cells of one version, column by column.
+#[derive(Debug)]
+pub struct Cells {
+    paths: Vec<Path>,
+    batch: RecordBatch,
+}
+
+impl Cells {
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.paths.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.paths.is_empty()
+    }
+
+    /// Where cell `index` is, relative to the meadow's root.
+    pub fn path(&self, index: usize) -> &Path {
+        &self.paths[index]
+    }
+
+    /// Size of cell `index` in bytes.
+    pub fn bytes(&self, index: usize) -> u64 {
+        self.integers("size").map_or(0, |sizes| sizes.value(index).max(0) as u64)
+    }
+
+    /// When cell `index` was written, in milliseconds since the epoch.
+    pub fn modified_ms(&self, index: usize) -> i64 {
+        self.integers("modificationTime").map_or(0, |times| times.value(index))
+    }
+
+    /// Rows of cell `index`, when its entry says so.
+    pub fn rows(&self, index: usize) -> Option<u64> {
+        let counts = self.stats()?.column_by_name("numRecords")?.as_primitive_opt::<Int64Type>()?;
+        counts.is_valid(index).then(|| counts.value(index).max(0) as u64)
+    }
+
+    /// `minValues`, `maxValues` or `nullCount` of a column over all cells, one entry a cell.
+    pub fn statistic(&self, which: &str, column: &str) -> Option<Arc<dyn Array>> {
+        self.stats()?.column_by_name(which)?.as_struct_opt()?.column_by_name(column).cloned()
+    }
+
+    /// Values of a partition column, one entry a cell.
+    pub fn partition_values(&self, column: &str) -> Option<Arc<dyn Array>> {
+        self.batch.column_by_name("partitionValues_parsed")?.as_struct_opt()?.column_by_name(column).cloned()
+    }
+
+    fn stats(&self) -> Option<&StructArray> {
+        self.batch.column_by_name("stats_parsed")?.as_struct_opt()
+    }
+
+    fn integers(&self, name: &str) -> Option<&arrow::array::Int64Array> {
+        self.batch.column_by_name(name)?.as_primitive_opt::<Int64Type>()
+    }
+}
+
+type KernelEngine = DefaultEngine<TokioMultiThreadExecutor>;
+
+/// The ledgers of one meadow.
+#[derive(Clone)]
+pub struct Ledger {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    store: Arc<dyn ObjectStore>,
+    engine: Arc<KernelEngine>,
+    io: Handle,
+    local: bool,
+    latest: Mutex<HashMap<FrameRef, Arc<FrameState>>>,
+    committing: Mutex<HashMap<FrameRef, Arc<tokio::sync::Mutex<()>>>>,
+}
+
+impl Ledger {
+    /// Ledgers in `store`; their work runs on `io`.
+    pub fn new(store: Arc<dyn ObjectStore>, local: bool, io: Handle) -> Self {
+        let executor = Arc::new(TokioMultiThreadExecutor::new(io.clone()));
+        let engine = DefaultEngineBuilder::new(Arc::clone(&store)).with_task_executor(executor).build();
+        let inner = Inner {
+            store,
+            engine: Arc::new(engine),
+            io,
+            local,
+            latest: Mutex::default(),
+            committing: Mutex::default(),
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Writes version 0 of a frame.
+    ///
+    /// # Errors
+    /// [`ErrorKind::AlreadyExists`] when the folder has a ledger.
+    pub async fn create(&self, frame: &FrameRef, schema: SchemaRef, partition_by: Vec<String>) -> Result<()> {
+        let frame = frame.clone();
+        self.blocking(move |ledger| ledger.create_blocking(&frame, &schema, &partition_by)).await
+    }
+
+    /// One version of a frame.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] when the frame has no ledger or not that version;
+    /// [`ErrorKind::Unsupported`] when it uses a Delta feature that cannot be read, by name.
+    pub async fn state(&self, frame: &FrameRef, as_of: AsOf) -> Result<Arc<FrameState>> {
+        let frame = frame.clone();
+        self.blocking(move |ledger| match as_of {
+            AsOf::Latest => ledger.latest(&frame),
+            AsOf::Version(version) => ledger.at_version(&frame, version),
+            AsOf::Timestamp(time) => ledger.at_time(&frame, time),
+        })
+        .await
+    }
+
+    /// The cells of a version.
+    pub async fn cells(&self, state: &Arc<FrameState>) -> Result<Arc<Cells>> {
+        if let Some(cells) = state.cells.get() {
+            return Ok(Arc::clone(cells));
+        }
+        let listed = Arc::clone(state);
+        let cells = self.blocking(move |ledger| list_cells(&listed, ledger.engine.as_ref())).await?;
+        Ok(Arc::clone(state.cells.get_or_init(|| Arc::new(cells))))
+    }
+
+    /// Where and how cells of a frame are to be written.
+    pub async fn cell_plan(&self, state: &Arc<FrameState>, cut: Cut) -> Result<CellPlan> {
+        let planned = Arc::clone(state);
+        self.blocking(move |ledger| {
+            let transaction = planned
+                .snapshot
+                .clone()
+                .update_table(UpdateTableOperation::Write, ENGINE, true)
+                .build(ledger.engine.as_ref(), ledger.committer())?;
+            Ok(CellPlan {
+                state: transaction.write_state()?,
+                store: Arc::clone(&ledger.store),
+                partition_by: planned.partition_by.clone(),
+                local: ledger.local,
+                cut,
+            })
+        })
+        .await
+    }
+
+    /// Puts `cells` into the frame and gives back the new version.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Conflict`] when another commit changed the schema, or removed cells that an overwrite removes.
+    pub async fn commit(&self, base: &Arc<FrameState>, cells: Vec<CellFile>, mode: WriteMode) -> Result<Arc<FrameState>> {
+        let lock = self.commit_lock(&base.frame);
+        let _only_one_of_this_colony = lock.lock().await;
+        let base = Arc::clone(base);
+        self.blocking(move |ledger| ledger.commit_blocking(&base, &cells, mode)).await
+    }
+
+    /// The newest `limit` commits, newest first.
+    pub async fn history(&self, frame: &FrameRef, limit: Option<usize>) -> Result<Vec<HistoryEntry>> {
+        let folder = Path::from(frame.folder()).join("_delta_log");
+        let listed: Vec<_> = self.inner.store.list(Some(&folder)).try_collect().await?;
+        let mut commits: Vec<_> = listed.iter().filter_map(|o| Some((commit_version(&o.location)?, o))).collect();
+        commits.sort_by_key(|(version, _)| std::cmp::Reverse(*version));
+        commits.truncate(limit.unwrap_or(usize::MAX));
+        let read = |(version, object): (u64, object_store::ObjectMeta)| async move {
+            let bytes = self.inner.store.get(&object.location).await?.bytes().await?;
+            parse_commit(version, object.last_modified.timestamp_millis(), &bytes)
+        };
+        let owned: Vec<_> = commits.into_iter().map(|(v, o)| (v, o.clone())).collect();
+        futures::stream::iter(owned).map(read).buffered(8).try_collect().await
+    }
+
+    /// Forgets what is remembered of a frame that was dropped.
+    pub fn forget(&self, frame: &FrameRef) {
+        lock(&self.inner.latest).remove(frame);
+    }
+
+    fn commit_lock(&self, frame: &FrameRef) -> Arc<tokio::sync::Mutex<()>> {
+        Arc::clone(lock(&self.inner.committing).entry(frame.clone()).or_default())
+    }
+
+    /// The kernel's engine is synchronous: its work goes to the I/O runtime's blocking threads.
+    async fn blocking<T: Send + 'static>(&self, work: impl FnOnce(&Inner) -> Result<T> + Send + 'static) -> Result<T> {
+        let inner = Arc::clone(&self.inner);
+        self.inner.io.spawn_blocking(move || work(&inner)).await?
+    }
+}
+
+impl std::fmt::Debug for Ledger {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ledger").field("store", &self.inner.store).finish_non_exhaustive()
+    }
+}
+
+impl Inner {
+    fn create_blocking(&self, frame: &FrameRef, schema: &SchemaRef, partition_by: &[String]) -> Result<()> {
+        let kernel_schema: StructType = schema.as_ref().try_into_kernel()?;
+        let mut builder = create_table(table_url(frame)?, Arc::new(kernel_schema), ENGINE, false);
+        if !partition_by.is_empty() {
+            builder = builder.with_data_layout(DataLayout::partitioned(partition_by.to_vec()));
+        }
+        match builder.build(self.engine.as_ref(), self.committer())?.commit(self.engine.as_ref())? {
+            CommitResult::Committed(_) => Ok(()),
+            CommitResult::Conflicted(_) => Err(Error::already_exists(format!("frame {frame} has a ledger already"))),
+            CommitResult::Retryable(failed) => Err(failed.error.into()),
+        }
+    }
+
+    fn latest(&self, frame: &FrameRef) -> Result<Arc<FrameState>> {
+        let known = lock(&self.latest).get(frame).cloned();
+        let snapshot = match &known {
+            Some(state) => Snapshot::builder_from(Arc::clone(&state.snapshot)).build(self.engine.as_ref()),
+            None => Snapshot::builder_for(table_url(frame)?).build(self.engine.as_ref()),
+        };
+        let snapshot = snapshot.map_err(|e| self.explain(frame, e))?;
+        if let Some(state) = known.filter(|state| state.version() == snapshot.version()) {
+            return Ok(state);
+        }
+        let state = Arc::new(FrameState::new(frame, snapshot)?);
+        self.remember(&state);
+        Ok(state)
+    }
+
+    fn at_version(&self, frame: &FrameRef, version: u64) -> Result<Arc<FrameState>> {
+        let snapshot = Snapshot::builder_for(table_url(frame)?).at_version(version).build(self.engine.as_ref());
+        let snapshot = snapshot.map_err(|e| {
+            Error::not_found(format!("frame {frame} has no version {version} any more or yet: its history lists them")).with_source(e)
+        })?;
+        Ok(Arc::new(FrameState::new(frame, snapshot)?))
+    }
+
+    fn at_time(&self, frame: &FrameRef, time: i64) -> Result<Arc<FrameState>> {
+        let latest = self.latest(frame)?;
+        let at = latest_version_as_of(&latest.snapshot, self.engine.as_ref(), time, HistoryCommitType::Recreatable);
+        let at = at.map_err(|e| {
+            Error::not_found(format!("frame {frame} has no version at {time} ms since the epoch: its history begins later")).with_source(e)
+        })?;
+        self.at_version(frame, at.version)
+    }
+
+    fn commit_blocking(&self, base: &Arc<FrameState>, cells: &[CellFile], mode: WriteMode) -> Result<Arc<FrameState>> {
+        let removed = match mode {
+            WriteMode::Append => HashSet::new(),
+            WriteMode::Overwrite => live_paths(&base.snapshot, self.engine.as_ref())?,
+        };
+        let mut snapshot = Arc::clone(&base.snapshot);
+        for attempt in 0..MAX_TRIES {
+            match self.try_commit(&snapshot, cells, mode, &removed)? {
+                Some(committed) => return self.committed(base, committed),
+                None => std::thread::sleep(backoff(attempt)),
+            }
+            let newer = Snapshot::builder_from(Arc::clone(&snapshot)).build(self.engine.as_ref())?;
+            self.check_conflict(base, &newer, &removed)?;
+            snapshot = newer;
+        }
+        Err(Error::new(ErrorKind::Busy, format!(
+            "frame {} took {MAX_TRIES} other commits while this one tried: write less often or in larger batches",
+            base.frame
+        )))
+    }
+
+    /// One try; `None` when another commit took the version.
+    fn try_commit(
+        &self,
+        snapshot: &SnapshotRef,
+        cells: &[CellFile],
+        mode: WriteMode,
+        removed: &HashSet<String>,
+    ) -> Result<Option<delta_kernel::transaction::CommittedTransaction>> {
+        let rows: u64 = cells.iter().map(|c| c.rows).sum();
+        let mut builder = Arc::clone(snapshot)
+            .update_table(UpdateTableOperation::Write, ENGINE, true)
+            .with_operation_parameters([("mode", Some(format!("{mode:?}")))])
+            .with_operation_metrics([("numOutputRows", Some(rows.to_string())), ("numFiles", Some(cells.len().to_string()))]);
+        if mode == WriteMode::Append {
+            builder = builder.with_blind_append();
+        }
+        let mut transaction = builder.build(self.engine.as_ref(), self.committer())?;
+        for cell in cells {
+            transaction.add_files(Box::new(ArrowEngineData::new(cell.entry.clone())));
+        }
+        if !removed.is_empty() {
+            for files in files_to_remove(snapshot, self.engine.as_ref(), removed)? {
+                transaction.remove_files(files);
+            }
+        }
+        match transaction.commit(self.engine.as_ref())? {
+            CommitResult::Committed(committed) => Ok(Some(committed)),
+            CommitResult::Conflicted(_) => Ok(None),
+            CommitResult::Retryable(failed) => {
+                tracing::debug!(error = %failed.error, "a commit is tried again");
+                Ok(None)
+            }
+        }
+    }
+
+    fn committed(
+        &self,
+        base: &FrameState,
+        committed: delta_kernel::transaction::CommittedTransaction,
+    ) -> Result<Arc<FrameState>> {
+        let snapshot = match committed.post_commit_snapshot() {
+            Some(snapshot) => Arc::clone(snapshot),
+            None => Snapshot::builder_for(table_url(&base.frame)?).build(self.engine.as_ref())?,
+        };
+        let snapshot = self.checkpoint_when_due(snapshot, committed.post_commit_stats().commits_since_checkpoint);
+        let state = Arc::new(FrameState::new(&base.frame, snapshot)?);
+        self.remember(&state);
+        Ok(state)
+    }
+
+    /// A checkpoint only makes later reads cheaper: one that fails is tried again by a later commit.
+    fn checkpoint_when_due(&self, snapshot: SnapshotRef, commits_since: u64) -> SnapshotRef {
+        if commits_since < CHECKPOINT_EVERY {
+            return snapshot;
+        }
+        match snapshot.checkpoint(self.engine.as_ref(), None) {
+            Ok((_, snapshot)) => snapshot,
+            Err(error) => {
+                tracing::warn!(%error, table = %snapshot.table_root(), "a checkpoint was not written");
+                snapshot
+            }
+        }
+    }
+
+    fn check_conflict(&self, base: &FrameState, newer: &SnapshotRef, removed: &HashSet<String>) -> Result<()> {
+        let frame = &base.frame;
+        if newer.schema() != base.snapshot.schema() || newer.metadata_configuration() != base.snapshot.metadata_configuration() {
+            return Err(Error::conflict(format!("the schema or settings of {frame} changed during this write: write again")));
+        }
+        if removed.is_empty() {
+            return Ok(());
+        }
+        let live = live_paths(newer, self.engine.as_ref())?;
+        match removed.iter().find(|path| !live.contains(*path)) {
+            None => Ok(()),
+            Some(_) => Err(Error::conflict(format!(
+                "another commit removed cells of {frame} that this write replaces: read the new version and write again"
+            ))),
+        }
+    }
+
+    fn remember(&self, state: &Arc<FrameState>) {
+        let mut latest = lock(&self.latest);
+        let newer = latest.get(&state.frame).is_none_or(|known| known.version() < state.version());
+        if newer {
+            latest.insert(state.frame.clone(), Arc::clone(state));
+        }
+    }
+
+    fn explain(&self, frame: &FrameRef, error: KernelError) -> Error {
+        lock(&self.latest).remove(frame);
+        let text = error.to_string();
+        let missing = matches!(error, KernelError::FileNotFound(_) | KernelError::EmptyLog) || text.contains("No files in log");
+        if missing {
+            return Error::not_found(format!("frame {frame} has no ledger")).with_source(error);
+        }
+        Error::from(error).context(format!("the ledger of {frame} cannot be read"))
+    }
+
+    fn committer(&self) -> Box<dyn Committer> {
+        Box::new(MeadowCommitter { store: Arc::clone(&self.store), io: self.io.clone() })
+    }
+}
+
+/// Puts a commit's bytes into the log with one conditional create.
+struct MeadowCommitter {
+    store: Arc<dyn ObjectStore>,
+    io: Handle,
+}
+
+impl Committer for MeadowCommitter {
+    fn commit(
+        &self,
+        _engine: &dyn Engine,
+        actions: KernelResultIterator<'_, FilteredEngineData>,
+        metadata: CommitMetadata,
+    ) -> KernelResult<CommitResponse> {
+        let bytes = delta_kernel::engine::to_json_bytes(actions)?;
+        let location = metadata.published_commit_path()?;
+        let path = Path::from_url_path(location.path())?;
+        let size = bytes.len() as u64;
+        let created = self.io.block_on(super::backend::create(self.store.as_ref(), &path, bytes.into()));
+        match created {
+            Ok(true) => Ok(CommitResponse::Committed {
+                file_meta: FileMeta::new(location, metadata.in_commit_timestamp(), size),
+            }),
+            Ok(false) => Ok(CommitResponse::Conflict { version: metadata.version() }),
+            Err(error) => Err(KernelError::generic_err(error)),
+        }
+    }
+
+    fn is_catalog_committer(&self) -> bool {
+        false
+    }
+
+    fn publish(&self, _engine: &dyn Engine, _metadata: PublishMetadata) -> KernelResult<()> {
+        Ok(())
+    }
+}
+
+fn list_cells(state: &FrameState, engine: &dyn Engine) -> Result<Cells> {
+    let scan = Arc::clone(&state.snapshot)
+        .scan_builder()
+        .with_stats(StatsOptions::all_struct())
+        .with_partition_values(PartitionValuesOptions::with_struct())
+        .build()?;
+    let mut batches = Vec::new();
+    for metadata in scan.scan_metadata(engine)? {
+        batches.push(metadata?.scan_files.apply_selection_vector().try_into_record_batch()?);
+    }
+    let Some(first) = batches.first() else {
+        return Ok(Cells { paths: Vec::new(), batch: RecordBatch::new_empty(Arc::new(Schema::empty())) });
+    };
+    let batch = arrow::compute::concat_batches(&first.schema(), &batches)?;
+    if batch.column_by_name("deletionVector").is_some_and(|vectors| vectors.null_count() < vectors.len()) {
+        return Err(Error::unsupported(format!(
+            "frame {} has rows marked as deleted by deletion vectors, which this version cannot read",
+            state.frame
+        )));
+    }
+    let root = Url::parse(&table_url(&state.frame)?).map_err(|e| Error::internal(e.to_string()))?;
+    let names = batch.column_by_name("path").and_then(|c| c.as_string_opt::<i32>());
+    let names = names.ok_or_else(|| Error::corrupt(format!("the ledger of {} lists no paths", state.frame)))?;
+    let paths = names.iter().map(|name| cell_path(&root, name.unwrap_or_default())).collect::<Result<_>>()?;
+    Ok(Cells { paths, batch })
+}
+
+/// A ledger's relative, percent-encoded path as a path of the meadow. Paths that leave the frame's folder are refused:
+/// who can write the ledger must not read the rest of the store through us.
+fn cell_path(root: &Url, name: &str) -> Result<Path> {
+    let outside = || Error::corrupt(format!("the ledger names a cell outside its frame: {name:?}"));
+    let location = root.join(name).map_err(|_| outside())?;
+    if !location.as_str().starts_with(root.as_str()) {
+        return Err(outside());
+    }
+    Ok(Path::from_url_path(location.path()).map_err(object_store::Error::from)?)
+}
+
+fn live_paths(snapshot: &SnapshotRef, engine: &dyn Engine) -> Result<HashSet<String>> {
+    let mut paths = HashSet::new();
+    let scan = Arc::clone(snapshot).scan_builder().with_stats(StatsOptions::none()).build()?;
+    for metadata in scan.scan_metadata(engine)? {
+        let batch = metadata?.scan_files.apply_selection_vector().try_into_record_batch()?;
+        if let Some(names) = batch.column_by_name("path").and_then(|c| c.as_string_opt::<i32>()) {
+            paths.extend(names.iter().flatten().map(str::to_string));
+        }
+    }
+    Ok(paths)
+}
+
+/// The ledger rows of the cells to remove, as the kernel wants them back.
+fn files_to_remove(snapshot: &SnapshotRef, engine: &dyn Engine, removed: &HashSet<String>) -> Result<Vec<FilteredEngineData>> {
+    let scan = Arc::clone(snapshot).scan_builder().build()?;
+    let mut files = Vec::new();
+    for metadata in scan.scan_metadata(engine)? {
+        let batch = metadata?.scan_files.apply_selection_vector().try_into_record_batch()?;
+        let Some(names) = batch.column_by_name("path").and_then(|c| c.as_string_opt::<i32>()) else { continue };
+        let selected: Vec<bool> = names.iter().map(|name| name.is_some_and(|n| removed.contains(n))).collect();
+        files.push(FilteredEngineData::try_new(Box::new(ArrowEngineData::new(batch)), selected)?);
+    }
+    Ok(files)
+}
+
+/// Exponential from 2 ms with full jitter, so that losers of one race do not meet again.
+fn backoff(attempt: u32) -> Duration {
+    let ceiling = Duration::from_millis(2u64 << attempt.min(8)).min(MAX_BACKOFF);
+    ceiling.mul_f64(fastrand::f64())
+}
+
+fn table_url(frame: &FrameRef) -> Result<String> {
+    Ok(format!("{ROOT_URL}{}/", frame.folder()))
+}
+
+fn commit_version(path: &Path) -> Option<u64> {
+    let digits = path.filename()?.strip_suffix(".json")?;
+    (digits.len() == 20).then(|| digits.parse().ok()).flatten()
+}
+
+/// Reads what history shows of one commit; the modification time stands in where the writer gave none.
+fn parse_commit(version: u64, modified_ms: i64, bytes: &[u8]) -> Result<HistoryEntry> {
+    let mut entry = HistoryEntry {
+        version,
+        timestamp_ms: modified_ms,
+        operation: "UNKNOWN".into(),
+        rows: None,
+        cells_added: 0,
+        cells_removed: 0,
+        engine: String::new(),
+    };
+    for line in bytes.split(|b| *b == b'\n').filter(|line| !line.is_empty()) {
+        let action: serde_json::Value = serde_json::from_slice(line)
+            .map_err(|e| Error::corrupt(format!("version {version} of the ledger is not JSON: {e}")))?;
+        entry.cells_added += usize::from(action.get("add").is_some());
+        entry.cells_removed += usize::from(action.get("remove").is_some());
+        if let Some(info) = action.get("commitInfo") {
+            read_commit_info(&mut entry, info);
+        }
+    }
+    Ok(entry)
+}
+
+fn read_commit_info(entry: &mut HistoryEntry, info: &serde_json::Value) {
+    let text = |key: &str| info.get(key).and_then(|v| v.as_str());
+    entry.timestamp_ms = info.get("timestamp").and_then(serde_json::Value::as_i64).unwrap_or(entry.timestamp_ms);
+    entry.operation = text("operation").unwrap_or("UNKNOWN").to_string();
+    entry.engine = text("engineInfo").unwrap_or_default().to_string();
+    let metrics = info.get("operationMetrics");
+    let rows = metrics.and_then(|m| m.get("numOutputRows").or_else(|| m.get("num_added_rows")));
+    entry.rows = rows.and_then(|v| v.as_u64().or_else(|| v.as_str()?.parse().ok()));
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

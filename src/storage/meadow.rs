@@ -1,0 +1,339 @@
+//! An opened meadow: the place, what is known of it, its names and its ledgers.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+use bytes::Bytes;
+use delta_kernel::engine::arrow_conversion::{TryIntoArrow, TryIntoKernel};
+use delta_kernel::schema::StructType;
+use object_store::ObjectStore;
+use object_store::path::Path;
+use serde::{Deserialize, Serialize};
+use tokio::runtime::Handle;
+
+use super::backend::{StorageBackend, open_backend};
+use super::ledger::{AsOf, FrameInfo, FrameState, Ledger};
+use super::metered::{Meter, Metered};
+use super::names::{BoxName, FrameRef, HiveName};
+use super::probe::{ProbeResult, probe};
+use super::registry::{FrameRecord, Registry};
+use super::schema;
+use crate::{Error, ErrorKind, Result};
+
+/// The layout that this version reads and writes.
+const FORMAT: u32 = 1;
+const RECORD: &str = "_apiary.json";
+
+#[derive(Debug, Serialize, Deserialize)]
+struct MeadowRecord {
+    format: u32,
+    id: String,
+    probe: ProbeResult,
+}
+
+/// See the module. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Meadow {
+    backend: Arc<dyn StorageBackend>,
+    registry: Registry,
+    ledger: Ledger,
+    meter: Arc<Meter>,
+    place_store: Arc<dyn ObjectStore>,
+    writable: bool,
+}
+
+impl Meadow {
+    /// Opens the meadow at `url`, making it when the place is empty; its requests run on `io`.
+    ///
+    /// A place that lets several writers win one conditional create is opened for reading only, unless the storage
+    /// option `single_writer = true` promises that nobody else writes.
+    ///
+    /// # Errors
+    /// What the place says; [`ErrorKind::Unsupported`] for a meadow of a newer format.
+    pub async fn open(url: &str, options: &BTreeMap<String, String>, io: Handle) -> Result<Self> {
+        let mut options = options.clone();
+        let single_writer = options.remove("single_writer").is_some_and(|v| v == "true");
+        let backend = open_backend(url, &options, &io)?;
+        Self::open_backend(backend, single_writer, io).await
+    }
+
+    /// As [`Meadow::open`], over a place that is open already.
+    pub async fn open_backend(place: Arc<dyn StorageBackend>, single_writer: bool, io: Handle) -> Result<Self> {
+        let meter = Arc::new(Meter::default());
+        let place_store = place.store();
+        let backend: Arc<dyn StorageBackend> = Arc::new(MeteredBackend::new(place, Arc::clone(&meter)));
+        let record = read_or_make_record(backend.as_ref()).await.map_err(|e| {
+            let at = backend.location();
+            e.context(format!("cannot open storage {at}"))
+        })?;
+        let writable = record.probe.exclusive_create || single_writer;
+        if !writable {
+            tracing::warn!("{}", unsafe_store(&backend.location()));
+        }
+        let ledger = Ledger::new(backend.store(), backend.is_local(), io);
+        Ok(Self { registry: Registry::new(Arc::clone(&backend)), backend, ledger, meter, place_store, writable })
+    }
+
+    /// The place.
+    pub fn backend(&self) -> &Arc<dyn StorageBackend> {
+        &self.backend
+    }
+
+    /// The names.
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// The ledgers.
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// What has been asked of the place.
+    pub fn meter(&self) -> &Arc<Meter> {
+        &self.meter
+    }
+
+    /// The place's store without the meadow's meter, for those who count by themselves.
+    pub fn unmetered_store(&self) -> Arc<dyn ObjectStore> {
+        Arc::clone(&self.place_store)
+    }
+
+    /// Says why not, when commits would not be safe here.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`].
+    pub fn require_writable(&self) -> Result<()> {
+        if self.writable { Ok(()) } else { Err(Error::unsupported(unsafe_store(&self.backend.location()))) }
+    }
+
+    /// Creates a frame; `false` when it exists and `if_not_exists`.
+    ///
+    /// # Errors
+    /// As [`Registry::create_frame`], and [`ErrorKind::Schema`] for a schema that a frame cannot have.
+    pub async fn create_frame(
+        &self,
+        frame: &FrameRef,
+        schema: &arrow::datatypes::Schema,
+        partition_by: &[String],
+        if_not_exists: bool,
+    ) -> Result<bool> {
+        self.require_writable()?;
+        let schema = schema::frame_schema(schema)?;
+        let partition_by = schema::partition_columns(&schema, partition_by)?;
+        let kernel: StructType = schema.as_ref().try_into_kernel()?;
+        let record = FrameRecord {
+            id: uuid::Uuid::new_v4().to_string(),
+            schema: serde_json::to_string(&kernel).map_err(|e| Error::internal(e.to_string()))?,
+            partition_by: partition_by.clone(),
+            dropping: false,
+        };
+        self.finish_interrupted_drop(frame).await?;
+        if !self.registry.create_frame(frame, &record, if_not_exists).await? {
+            return Ok(false);
+        }
+        self.ledger.create(frame, schema, partition_by).await?;
+        Ok(true)
+    }
+
+    /// Removes a frame, its ledger and its cells; `false` when there is none and `if_exists`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] when there is none.
+    pub async fn drop_frame(&self, frame: &FrameRef, if_exists: bool) -> Result<bool> {
+        self.require_writable()?;
+        match self.registry.record_of(frame).await? {
+            Some(record) => self.remove(frame, &record).await.map(|()| true),
+            None if if_exists => Ok(false),
+            None => Err(Error::not_found(format!("frame {frame} does not exist: use IF EXISTS to allow that"))),
+        }
+    }
+
+    /// Removes a box and, with `cascade`, its frames.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] when there is none (unless `if_exists`); [`ErrorKind::InvalidInput`] when it is not empty.
+    pub async fn drop_box(&self, hive: &HiveName, box_: &BoxName, if_exists: bool, cascade: bool) -> Result<bool> {
+        self.require_writable()?;
+        let frames = match self.registry.frames_of(hive, box_).await {
+            Err(error) if error.kind() == ErrorKind::NotFound && if_exists => return Ok(false),
+            other => other?,
+        };
+        if !frames.is_empty() && !cascade {
+            return Err(not_empty(&format!("box {hive}.{box_}"), frames.len(), "frames"));
+        }
+        for frame in &frames {
+            self.drop_frame(frame, true).await?;
+        }
+        self.registry.remove_box(hive, box_).await.map(|()| true)
+    }
+
+    /// Removes a hive and, with `cascade`, its boxes and frames.
+    ///
+    /// # Errors
+    /// As [`Meadow::drop_box`].
+    pub async fn drop_hive(&self, hive: &HiveName, if_exists: bool, cascade: bool) -> Result<bool> {
+        self.require_writable()?;
+        let boxes = match self.registry.boxes(hive).await {
+            Err(error) if error.kind() == ErrorKind::NotFound && if_exists => return Ok(false),
+            other => other?,
+        };
+        if !boxes.is_empty() && !cascade {
+            return Err(not_empty(&format!("hive {hive}"), boxes.len(), "boxes"));
+        }
+        for box_ in &boxes {
+            self.drop_box(hive, box_, true, true).await?;
+        }
+        self.registry.remove_hive(hive).await.map(|()| true)
+    }
+
+    /// One version of a frame.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] for a frame or version that does not exist.
+    pub async fn state(&self, frame: &FrameRef, as_of: AsOf) -> Result<Arc<FrameState>> {
+        match self.ledger.state(frame, as_of).await {
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                // Either there is no such frame, or its creator died between the name and the ledger.
+                let record = self.registry.frame(frame).await?;
+                if as_of != AsOf::Latest {
+                    return Err(error);
+                }
+                self.heal(frame, &record).await?;
+                self.ledger.state(frame, as_of).await
+            }
+            other => other,
+        }
+    }
+
+    /// What `DESCRIBE` shows.
+    pub async fn describe(&self, frame: &FrameRef) -> Result<FrameInfo> {
+        let state = self.state(frame, AsOf::Latest).await?;
+        let cells = self.ledger.cells(&state).await?;
+        Ok(FrameInfo {
+            name: frame.clone(),
+            location: format!("{}/{}", self.backend.location().trim_end_matches('/'), frame.folder()),
+            schema: Arc::clone(&state.schema),
+            partition_by: state.partition_by.clone(),
+            version: state.version(),
+            cells: cells.len(),
+            rows: (0..cells.len()).map(|i| cells.rows(i)).sum(),
+            bytes: (0..cells.len()).map(|i| cells.bytes(i)).sum(),
+        })
+    }
+
+    async fn heal(&self, frame: &FrameRef, record: &FrameRecord) -> Result<()> {
+        let kernel: StructType = serde_json::from_str(&record.schema)
+            .map_err(|e| Error::corrupt(format!("the registry record of {frame}: {e}")))?;
+        let schema: arrow::datatypes::Schema = (&kernel).try_into_arrow()?;
+        let schema: SchemaRef = Arc::new(schema);
+        match self.ledger.create(frame, schema, record.partition_by.clone()).await {
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    async fn finish_interrupted_drop(&self, frame: &FrameRef) -> Result<()> {
+        match self.registry.record_of(frame).await? {
+            Some(record) if record.dropping => self.remove(frame, &record).await,
+            _ => Ok(()),
+        }
+    }
+
+    async fn remove(&self, frame: &FrameRef, record: &FrameRecord) -> Result<()> {
+        self.registry.mark_dropping(frame, record).await?;
+        self.backend.delete_below(&Path::from(frame.folder())).await?;
+        self.registry.remove_frame(frame).await?;
+        self.ledger.forget(frame);
+        Ok(())
+    }
+}
+
+async fn read_or_make_record(backend: &dyn StorageBackend) -> Result<MeadowRecord> {
+    let path = Path::from(RECORD);
+    match backend.get(&path).await {
+        Ok(bytes) => return parse_record(&bytes),
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+        Err(_) => {}
+    }
+    let record = MeadowRecord { format: FORMAT, id: uuid::Uuid::new_v4().to_string(), probe: probe(backend).await? };
+    let registry = Registry::new(Arc::new(Borrowed(backend.store())));
+    let (hive, box_) = (HiveName::new("default")?, BoxName::new("default")?);
+    registry.create_hive(&hive, true).await?;
+    registry.create_box(&hive, &box_, true).await?;
+    let bytes = serde_json::to_vec_pretty(&record).map_err(|e| Error::internal(e.to_string()))?;
+    if backend.put_if_not_exists(&path, bytes.into()).await? {
+        return Ok(record);
+    }
+    parse_record(&backend.get(&path).await?)
+}
+
+fn parse_record(bytes: &Bytes) -> Result<MeadowRecord> {
+    let record: MeadowRecord =
+        serde_json::from_slice(bytes).map_err(|e| Error::corrupt(format!("{RECORD} is damaged: {e}")))?;
+    if record.format > FORMAT {
+        return Err(Error::unsupported(format!(
+            "the meadow has format {} and this version knows {FORMAT}: upgrade apiary",
+            record.format
+        )));
+    }
+    Ok(record)
+}
+
+fn not_empty(what: &str, count: usize, of: &str) -> Error {
+    Error::invalid(format!("{what} has {count} {of}: drop them first or use CASCADE"))
+}
+
+fn unsafe_store(location: &str) -> String {
+    format!(
+        "{location} lets several writers win one conditional create, so commits could be lost: it is open for reading only; \
+         use a store that honours If-None-Match, or set the storage option single_writer=true when only this process writes"
+    )
+}
+
+/// A place behind a meter.
+#[derive(Debug)]
+struct MeteredBackend {
+    place: Arc<dyn StorageBackend>,
+    store: Arc<Metered>,
+}
+
+impl MeteredBackend {
+    fn new(place: Arc<dyn StorageBackend>, meter: Arc<Meter>) -> Self {
+        let store = Arc::new(Metered::new(place.store(), meter));
+        Self { place, store }
+    }
+}
+
+impl StorageBackend for MeteredBackend {
+    fn location(&self) -> String {
+        self.place.location()
+    }
+
+    fn is_local(&self) -> bool {
+        self.place.is_local()
+    }
+
+    fn store(&self) -> Arc<dyn ObjectStore> {
+        Arc::clone(&self.store) as _
+    }
+}
+
+/// A store as a backend, for the moment before a meadow is open.
+#[derive(Debug)]
+struct Borrowed(Arc<dyn ObjectStore>);
+
+impl StorageBackend for Borrowed {
+    fn location(&self) -> String {
+        self.0.to_string()
+    }
+
+    fn is_local(&self) -> bool {
+        false
+    }
+
+    fn store(&self) -> Arc<dyn ObjectStore> {
+        Arc::clone(&self.0)
+    }
+}

@@ -1,0 +1,35 @@
+//! Everything that touches the meadow: objects, names, ledgers and cells. No actor framework is known here.
+//!
+//! | file | noun |
+//! |---|---|
+//! | `backend` | a place that holds objects, chosen by URL: `local`, `cloud`, memory |
+//! | `metered`, `faulty` | decorators: count requests; inject faults (for tests) |
+//! | `probe` | whether a place keeps the promises that commits rest on |
+//! | `meadow` | an opened place: its format record, its registry, its ledgers |
+//! | `names` | hive, box and frame names |
+//! | `registry` | which names exist |
+//! | `schema` | types and columns: what a frame takes, what is refused |
+//! | `leafcutter` | how large cells and row groups are cut |
+//! | `cells` | Parquet files being written |
+//! | `ledger` | a frame's Delta log: snapshots, commits, history |
+
+pub mod backend;
+pub mod cells;
+mod cloud;
+mod error;
+pub mod faulty;
+pub mod leafcutter;
+pub mod ledger;
+mod local;
+mod meadow;
+pub mod metered;
+mod names;
+pub mod probe;
+pub mod registry;
+pub mod schema;
+
+pub use backend::{LocalBackend, MemoryBackend, StorageBackend, open_backend};
+pub use cloud::S3Backend;
+pub use ledger::{AsOf, FrameInfo, FrameState, HistoryEntry, Ledger, WriteMode, WriteResult};
+pub use meadow::Meadow;
+pub use names::{BoxName, FrameName, FrameRef, HiveName, MAX_NAME};

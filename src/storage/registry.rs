@@ -1,0 +1,227 @@
+//! Which hives, boxes and frames exist: one small object per name, created conditionally.
+//!
+//! ```text
+//! _registry/<hive>.json
+//! _registry/<hive>/<box>.json
+//! _registry/<hive>/<box>/<frame>.json
+//! ```
+//! Whoever creates the object has created the name; everybody else is told that it exists. A frame's record carries its
+//! schema, so that a crash between record and ledger is healed by the next reader. Dropping a frame first marks its
+//! record as `dropping`, then removes the data, then the record: a crash in between leaves a name that the next
+//! `CREATE` or `DROP` finishes off.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use object_store::path::Path;
+use serde::{Deserialize, Serialize};
+
+use super::backend::StorageBackend;
+use super::names::{BoxName, FrameName, FrameRef, HiveName};
+use crate::{Error, ErrorKind, Result};
+
+const ROOT: &str = "_registry";
+/// Largest record that is parsed: a schema of thousands of columns fits; a hostile object does not fill memory.
+const MAX_RECORD: u64 = 4 << 20;
+
+/// What a frame's object holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FrameRecord {
+    /// Unique id of this creation, so that two creators' records are never the same bytes.
+    pub id: String,
+    /// The frame's schema in Delta's JSON form.
+    pub schema: String,
+    /// Partition columns.
+    pub partition_by: Vec<String>,
+    /// Being removed.
+    #[serde(default)]
+    pub dropping: bool,
+}
+
+#[derive(Serialize, Deserialize)]
+struct NameRecord {
+    id: String,
+}
+
+/// The names of one meadow.
+#[derive(Debug, Clone)]
+pub struct Registry {
+    backend: Arc<dyn StorageBackend>,
+}
+
+impl Registry {
+    /// The names kept in `backend`.
+    pub fn new(backend: Arc<dyn StorageBackend>) -> Self {
+        Self { backend }
+    }
+
+    /// Creates a hive.
+    ///
+    /// # Errors
+    /// [`ErrorKind::AlreadyExists`], unless `if_not_exists`.
+    pub async fn create_hive(&self, hive: &HiveName, if_not_exists: bool) -> Result<()> {
+        self.create_name(hive_path(hive), if_not_exists, &format!("hive {hive}")).await
+    }
+
+    /// Creates a box in an existing hive.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] without the hive; [`ErrorKind::AlreadyExists`], unless `if_not_exists`.
+    pub async fn create_box(&self, hive: &HiveName, box_: &BoxName, if_not_exists: bool) -> Result<()> {
+        self.require_hive(hive).await?;
+        self.create_name(box_path(hive, box_), if_not_exists, &format!("box {hive}.{box_}")).await
+    }
+
+    /// Claims a frame's name in an existing box; `false` when it is taken and `if_not_exists`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] without the box; [`ErrorKind::AlreadyExists`] when taken.
+    pub async fn create_frame(&self, frame: &FrameRef, record: &FrameRecord, if_not_exists: bool) -> Result<bool> {
+        self.require_box(&frame.hive, &frame.box_).await?;
+        if self.backend.put_if_not_exists(&frame_path(frame), encode(record)?).await? {
+            return Ok(true);
+        }
+        match if_not_exists {
+            true => Ok(false),
+            false => Err(Error::already_exists(format!("frame {frame} exists: choose another name or use IF NOT EXISTS"))),
+        }
+    }
+
+    /// A frame's record.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] when there is no such frame or it is being dropped.
+    pub async fn frame(&self, frame: &FrameRef) -> Result<FrameRecord> {
+        match self.record_of(frame).await? {
+            Some(record) if !record.dropping => Ok(record),
+            _ => Err(Error::not_found(format!("frame {frame} does not exist: SHOW FRAMES lists those that do"))),
+        }
+    }
+
+    /// A frame's record, also while it is being dropped.
+    pub async fn record_of(&self, frame: &FrameRef) -> Result<Option<FrameRecord>> {
+        match self.backend.get(&frame_path(frame)).await {
+            Ok(bytes) => decode(&bytes, &frame.to_string()).map(Some),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Marks a frame as being dropped.
+    pub async fn mark_dropping(&self, frame: &FrameRef, record: &FrameRecord) -> Result<()> {
+        let record = FrameRecord { dropping: true, ..record.clone() };
+        self.backend.put(&frame_path(frame), encode(&record)?).await
+    }
+
+    /// Forgets a frame's name.
+    pub async fn remove_frame(&self, frame: &FrameRef) -> Result<()> {
+        self.backend.delete(&frame_path(frame)).await
+    }
+
+    /// Forgets an empty box.
+    pub async fn remove_box(&self, hive: &HiveName, box_: &BoxName) -> Result<()> {
+        self.backend.delete(&box_path(hive, box_)).await
+    }
+
+    /// Forgets an empty hive.
+    pub async fn remove_hive(&self, hive: &HiveName) -> Result<()> {
+        self.backend.delete(&hive_path(hive)).await
+    }
+
+    /// All hives, sorted.
+    pub async fn hives(&self) -> Result<Vec<HiveName>> {
+        self.names_in(Path::from(ROOT)).await
+    }
+
+    /// The boxes of a hive, sorted.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] without the hive.
+    pub async fn boxes(&self, hive: &HiveName) -> Result<Vec<BoxName>> {
+        self.require_hive(hive).await?;
+        self.names_in(Path::from(ROOT).join(hive.as_str())).await
+    }
+
+    /// The frames of a box, sorted.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] without the box.
+    pub async fn frames_of(&self, hive: &HiveName, box_: &BoxName) -> Result<Vec<FrameRef>> {
+        self.require_box(hive, box_).await?;
+        let names: Vec<FrameName> = self.names_in(Path::from(ROOT).join(hive.as_str()).join(box_.as_str())).await?;
+        let full = |frame| FrameRef { hive: hive.clone(), box_: box_.clone(), frame };
+        Ok(names.into_iter().map(full).collect())
+    }
+
+    /// Every frame of the meadow, sorted, with one listing.
+    pub async fn frames(&self) -> Result<Vec<FrameRef>> {
+        let objects = self.backend.list(&Path::from(ROOT)).await?;
+        let mut frames: Vec<_> = objects.iter().filter_map(|o| frame_of_path(&o.location)).collect();
+        frames.sort();
+        Ok(frames)
+    }
+
+    async fn require_hive(&self, hive: &HiveName) -> Result<()> {
+        self.require(hive_path(hive), || format!("hive {hive} does not exist: CREATE HIVE {hive} makes it")).await
+    }
+
+    async fn require_box(&self, hive: &HiveName, box_: &BoxName) -> Result<()> {
+        let missing = || format!("box {hive}.{box_} does not exist: CREATE BOX {hive}.{box_} makes it");
+        self.require(box_path(hive, box_), missing).await
+    }
+
+    async fn require(&self, path: Path, missing: impl FnOnce() -> String) -> Result<()> {
+        match self.backend.get(&path).await {
+            Ok(_) => Ok(()),
+            Err(error) if error.kind() == ErrorKind::NotFound => Err(Error::not_found(missing())),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn create_name(&self, path: Path, if_not_exists: bool, what: &str) -> Result<()> {
+        let record = NameRecord { id: uuid::Uuid::new_v4().to_string() };
+        if self.backend.put_if_not_exists(&path, encode(&record)?).await? || if_not_exists {
+            return Ok(());
+        }
+        Err(Error::already_exists(format!("{what} exists: choose another name or use IF NOT EXISTS")))
+    }
+
+    /// Names of the `.json` objects right inside `folder`; what is no name is not ours and is left out.
+    async fn names_in<N: std::str::FromStr + Ord>(&self, folder: Path) -> Result<Vec<N>> {
+        let listing = self.backend.store().list_with_delimiter(Some(&folder)).await?;
+        let files = listing.objects.iter().filter_map(|o| o.location.filename()?.strip_suffix(".json"));
+        let mut names: Vec<N> = files.filter_map(|name| name.parse().ok()).collect();
+        names.sort();
+        Ok(names)
+    }
+}
+
+fn hive_path(hive: &HiveName) -> Path {
+    Path::from(ROOT).join(format!("{hive}.json"))
+}
+
+fn box_path(hive: &HiveName, box_: &BoxName) -> Path {
+    Path::from(ROOT).join(hive.as_str()).join(format!("{box_}.json"))
+}
+
+fn frame_path(frame: &FrameRef) -> Path {
+    Path::from(ROOT).join(frame.hive.as_str()).join(frame.box_.as_str()).join(format!("{}.json", frame.frame))
+}
+
+fn frame_of_path(path: &Path) -> Option<FrameRef> {
+    let parts: Vec<_> = path.parts().collect();
+    let [_, hive, box_, file] = &parts[..] else { return None };
+    FrameRef::new(hive.as_ref(), box_.as_ref(), file.as_ref().strip_suffix(".json")?).ok()
+}
+
+fn encode(record: &impl Serialize) -> Result<Bytes> {
+    let bytes = serde_json::to_vec(record).map_err(|e| Error::internal(format!("a registry record: {e}")))?;
+    Ok(bytes.into())
+}
+
+fn decode(bytes: &Bytes, name: &str) -> Result<FrameRecord> {
+    if bytes.len() as u64 > MAX_RECORD {
+        return Err(Error::corrupt(format!("the registry record of {name} is larger than {MAX_RECORD} bytes")));
+    }
+    serde_json::from_slice(bytes).map_err(|e| Error::corrupt(format!("the registry record of {name}: {e}")))
+}

@@ -1,0 +1,55 @@
+"""What several test files need."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+ROOT = Path(__file__).parents[2]
+
+
+def rows(data: Any) -> list[tuple[Any, ...]]:
+    """Rows of anything with ``__arrow_c_stream__``, in a fixed order; nulls first."""
+    table = data if isinstance(data, pa.Table) else pa.table(data)
+    found = zip(*(column.to_pylist() for column in table.columns))
+    return sorted(found, key=lambda row: [(value is not None, str(type(value)), value) for value in row])
+
+
+def folder(storage: Path, frame: str) -> str:
+    """Where a frame lies: a Delta table that other programs open."""
+    return str(storage.joinpath(*frame.split(".")))
+
+
+def script(code: str, *args: object) -> subprocess.Popen[str]:
+    """Starts a program of its own."""
+    command = [sys.executable, "-c", textwrap.dedent(code), *map(str, args)]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+
+
+def start_together(processes: list[subprocess.Popen[str]]) -> None:
+    """Lets programs go on that printed "ready" and wait for a line."""
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+
+
+def output(process: subprocess.Popen[str], timeout: float = 60) -> str:
+    """What a program printed; it must have succeeded."""
+    try:
+        out, err = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        out, err = process.communicate()
+        raise AssertionError(f"still running after {timeout} s\n{out}\n{err}") from None
+    assert process.returncode == 0, f"exit code {process.returncode}\n{out}\n{err}"
+    return out

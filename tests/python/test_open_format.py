@@ -1,0 +1,137 @@
+"""A frame's folder is a Delta table: other programs read it in place, at every version, and may write it."""
+
+from __future__ import annotations
+
+import json
+from datetime import date, datetime, timezone
+from decimal import Decimal
+from pathlib import Path
+
+import deltalake
+import polars as pl
+import pyarrow as pa
+import pytest
+from apiary import Apiary, Frame
+from support import folder, rows
+
+SCHEMA = pa.schema(
+    [
+        pa.field("region", pa.string()),
+        pa.field("day", pa.date32()),
+        pa.field("id", pa.int64(), nullable=False),
+        pa.field("small", pa.int16()),
+        pa.field("value", pa.float64()),
+        pa.field("price", pa.decimal128(12, 2)),
+        pa.field("at", pa.timestamp("us", tz="UTC")),
+        pa.field("ok", pa.bool_()),
+        pa.field("raw", pa.binary()),
+    ]
+)
+
+
+def part(number: int, count: int = 7) -> pa.Table:
+    """Rows that differ from those of every other part, with nulls and awkward partition values."""
+    ids = range(number * count, (number + 1) * count)
+    return pa.table(
+        {
+            "region": [("eu", "us/west", "ü %=&", "a b")[i % 4] for i in ids],
+            "day": [date(2024, 1 + i % 2, 28) for i in ids],
+            "id": list(ids),
+            "small": [None if i % 5 == 0 else i % 100 for i in ids],
+            "value": [None if i % 3 == 0 else i / 8 for i in ids],
+            "price": [Decimal(i).scaleb(-2) for i in ids],
+            "at": [datetime(2024, 1, 1, i % 24, tzinfo=timezone.utc) for i in ids],
+            "ok": [None if i % 7 == 0 else i % 2 == 0 for i in ids],
+            "raw": [bytes([i % 256]) for i in ids],
+        },
+        schema=SCHEMA,
+    )
+
+
+@pytest.fixture(params=[[], ["region"], ["region", "day"]], ids=["plain", "one partition", "two partitions"])
+def frame(ap: Apiary, request: pytest.FixtureRequest) -> Frame:
+    return ap.create_frame("open.format.data", SCHEMA, partition_by=request.param)
+
+
+def theirs(path: str, version: int | None = None) -> list[tuple[object, ...]]:
+    table = deltalake.DeltaTable(path, version=version).to_pyarrow_table()
+    return rows(pa.table(table).select(SCHEMA.names))
+
+
+def test_others_read_what_we_wrote_at_every_version(frame: Frame, storage: Path) -> None:
+    path = folder(storage, frame.name)
+    expected: list[list[tuple[object, ...]]] = [[]]
+    for number in range(27):
+        if number in (9, 20):
+            frame.overwrite(part(number))
+            expected.append(rows(part(number)))
+        else:
+            frame.write(part(number))
+            expected.append(rows(pa.concat_tables([part(n) for n in kept(number)])))
+    assert json.loads(Path(path, "_delta_log", "_last_checkpoint").read_text())["version"] >= 10
+    assert rows(frame.read()) == theirs(path) == expected[27]
+    assert rows(pl.read_delta(path).select(SCHEMA.names)) == expected[27]
+    for version in (0, 1, 8, 9, 10, 11, 20, 21, 26):
+        assert rows(frame.read(version=version)) == expected[version], version
+        assert theirs(path, version) == expected[version], version
+        if version % 10 == 1:
+            assert rows(pl.read_delta(path, version=version).select(SCHEMA.names)) == expected[version], version
+
+
+def kept(number: int) -> range:
+    """Parts that are there after part ``number`` was appended."""
+    start = max((overwrite for overwrite in (0, 9, 20) if overwrite <= number), default=0)
+    return range(start, number + 1)
+
+
+def test_others_see_our_schema_partitions_and_history(frame: Frame, storage: Path) -> None:
+    frame.write(part(0))
+    table = deltalake.DeltaTable(folder(storage, frame.name))
+    info = frame.describe()
+    assert table.version() == info.version == 1
+    assert list(table.metadata().partition_columns) == info.partition_by
+    assert [field.name for field in table.schema().fields] == SCHEMA.names
+    assert {field.name for field in table.schema().fields if not field.nullable} == {"id"}
+    assert len(table.file_uris()) == info.cells
+    assert [entry["version"] for entry in table.history()] == [1, 0]
+    ours = [int(entry.timestamp.timestamp() * 1000) for entry in frame.history()]
+    assert all(abs(entry["timestamp"] - our) < 5000 for entry, our in zip(table.history(), ours))
+
+
+def test_others_find_our_statistics(frame: Frame, storage: Path) -> None:
+    frame.write(part(0, count=40))
+    actions = pa.table(deltalake.DeltaTable(folder(storage, frame.name)).get_add_actions(flatten=True))
+    assert sum(actions["num_records"].to_pylist()) == 40
+    assert min(actions["min.id"].to_pylist()) == 0
+    assert max(actions["max.id"].to_pylist()) == 39
+    assert sum(actions["null_count.small"].to_pylist()) == 8
+
+
+def test_statistics_skip_files_for_others_without_losing_rows(frame: Frame, storage: Path) -> None:
+    frame.write(part(0, count=60))
+    dataset = deltalake.DeltaTable(folder(storage, frame.name)).to_pyarrow_dataset()
+    import pyarrow.compute as pc
+
+    for condition, query in (
+        (pc.field("id") >= 50, "id >= 50"),
+        (pc.field("price") < pa.scalar(Decimal("0.05"), pa.decimal128(12, 2)), "price < 0.05"),
+        (pc.field("region") == "ü %=&", "region = 'ü %=&'"),
+        (pc.field("at") > datetime(2024, 1, 1, 20, tzinfo=timezone.utc), "at > TIMESTAMP '2024-01-01T20:00:00Z'"),
+        (pc.field("value").is_null(), "value IS NULL"),
+    ):
+        found = rows(dataset.to_table(columns=["id"], filter=condition))
+        assert found and found == rows(frame._apiary.sql(f"SELECT id FROM open.format.data WHERE {query}")), query
+
+
+def test_we_read_what_others_wrote(frame: Frame, storage: Path) -> None:
+    path = folder(storage, frame.name)
+    frame.write(part(0))
+    deltalake.write_deltalake(path, part(1), mode="append")
+    assert rows(frame.read()) == rows(pa.concat_tables([part(0), part(1)]))
+    frame.write(part(2))
+    assert theirs(path) == rows(frame.read()) == rows(pa.concat_tables([part(0), part(1), part(2)]))
+    deltalake.DeltaTable(path).delete("id < 10")
+    assert rows(frame.read()) == theirs(path) == [row for row in rows(pa.concat_tables([part(1), part(2)])) if row[2] >= 10]
+    deltalake.write_deltalake(path, part(3), mode="overwrite")
+    assert rows(frame.read()) == rows(part(3))
+    assert [entry.version for entry in frame.history()] == [5, 4, 3, 2, 1, 0]

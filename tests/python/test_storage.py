@@ -1,0 +1,148 @@
+"""Where a meadow can be, and what is said when it cannot."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import apiary
+import pyarrow as pa
+import pytest
+from apiary import Apiary
+
+
+def use(ap: Apiary) -> None:
+    frame = ap.create_frame("a.b.c", pa.schema([("x", pa.int64())]), if_not_exists=True)
+    frame.overwrite({"x": [1, 2]})
+    assert ap.sql("SELECT sum(x) FROM a.b.c").fetchone() == (3,)
+
+
+def test_a_folder_is_given_in_four_ways(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "my meadow"
+    for storage in (folder, str(folder), folder.as_uri()):
+        with Apiary("test", storage=storage, bees=1, memory="64MB") as ap:
+            use(ap)
+    monkeypatch.setenv("APIARY_STORAGE", str(folder))
+    with Apiary(bees=1, memory="64MB") as ap:
+        assert ap.frames() == ["a.b.c"]
+        assert ap.name == "apiary"
+
+
+def test_without_a_storage_it_is_a_folder_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("APIARY_STORAGE", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with Apiary(bees=1, memory="64MB") as ap:
+        use(ap)
+    assert (tmp_path / "apiary" / "a" / "b" / "c" / "_delta_log").is_dir()
+
+
+def test_memory_is_a_storage() -> None:
+    with Apiary("test", storage="memory://", bees=1, memory="64MB") as ap:
+        use(ap)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"storage": "ftp://host/folder"}, "ftp"),
+        ({"memory": "lots"}, "lots"),
+        ({"memory": "1MB"}, "memory"),
+        ({"memory": 0}, "memory"),
+        ({"memory": -5}, "memory"),
+        ({"bees": 0}, "bees"),
+        ({"bees": -1}, "bees"),
+        ({"time_limit": 0}, "time limit"),
+        ({"storage": "s3://bucket", "storage_options": {"no_such_option": "1"}}, "no_such_option"),
+    ],
+    ids=str,
+)
+def test_settings_that_cannot_be_used_are_refused(tmp_path: Path, settings: dict[str, object], message: str) -> None:
+    with pytest.raises(apiary.InvalidInputError, match=message):
+        Apiary("test", **{"storage": tmp_path, "bees": 1, "memory": "64MB", **settings})  # type: ignore[arg-type]
+
+
+def test_memory_is_bytes_or_text(tmp_path: Path) -> None:
+    for memory in ("128MB", 128 << 20):
+        with Apiary("test", storage=tmp_path, bees=2, memory=memory) as ap:
+            status = ap.status()
+            assert (status["bees"], status["memory"], status["name"]) == (2, 128 << 20, "test")
+            assert 0 <= status["temperature"] <= 1
+
+
+def test_a_file_is_no_folder(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("x")
+    with pytest.raises(apiary.ApiaryError) as caught:
+        Apiary("test", storage=file, bees=1, memory="64MB")
+    assert isinstance(caught.value, (OSError, ValueError))
+
+
+@pytest.fixture(scope="module")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of an S3 server of our own."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    place = tmp_path_factory.mktemp("s3")
+    settings = {
+        "BIND_HOST": "127.0.0.1",
+        "GATEWAY_PORT": str(port),
+        "SERVICES": "s3",
+        "S3_PERSIST": "1",
+        "S3_DATA_DIR": str(place / "data"),
+        "STATE_DIR": str(place / "state"),
+        "LOG_LEVEL": "WARNING",
+    }
+    program = Path(sys.executable).with_name("ministack")
+    with (place / "log").open("wb") as log:
+        server = subprocess.Popen([program], env={**os.environ, **settings}, stdout=log, stderr=log, cwd=place)
+    try:
+        address = f"http://127.0.0.1:{port}"
+        wait_until_ready(f"{address}/_ministack/health", server)
+        urllib.request.urlopen(urllib.request.Request(f"{address}/bucket", method="PUT"), timeout=10).close()
+        yield address
+    finally:
+        server.terminate()
+        try:
+            server.wait(10)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
+
+
+def wait_until_ready(url: str, server: subprocess.Popen[bytes]) -> None:
+    end = time.monotonic() + 30
+    while time.monotonic() < end and server.poll() is None:
+        try:
+            urllib.request.urlopen(url, timeout=1).close()
+            return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.05)
+    pytest.fail("the S3 server did not start")
+
+
+def options(address: str) -> dict[str, object]:
+    keys = {"access_key_id": "key", "secret_access_key": "very-secret", "region": "us-east-1"}
+    return {"endpoint": address, "allow_http": True, "path_style": True, **keys}
+
+
+def test_a_bucket_is_a_storage(s3: str) -> None:
+    for node in ("first", "second"):
+        with Apiary(node, storage="s3://bucket/meadow", bees=1, memory="64MB", storage_options=options(s3)) as ap:
+            use(ap)
+            assert ap.frame("a.b.c").read(version=1).fetchall() == [(1,), (2,)]
+            assert "very-secret" not in repr(ap) + str(ap.status()) + str(ap.frame("a.b.c").describe())
+
+
+def test_a_bucket_that_is_not_there(s3: str) -> None:
+    with pytest.raises(apiary.ApiaryError) as caught:
+        Apiary("test", storage="s3://missing/meadow", bees=1, memory="64MB", storage_options=options(s3))
+    assert caught.value.kind in ("not found", "storage")
+    assert "very-secret" not in str(caught.value)
