@@ -48,9 +48,9 @@ impl Admission {
         let place = Arc::clone(&self.places).acquire_owned();
         let place = match limit {
             None => place.await,
-            Some(limit) => tokio::time::timeout(limit, place)
-                .await
-                .map_err(|_| Error::timed_out("the query waited for its turn until its time limit: run fewer at once"))?,
+            Some(limit) => tokio::time::timeout(limit, place).await.map_err(|_| {
+                Error::timed_out("the query waited for its turn until its time limit: run fewer at once")
+            })?,
         };
         match place {
             Ok(place) => Ok(Permit { _place: place }),

@@ -79,7 +79,7 @@ impl BeeCore {
     }
 
     /// The record of the query that `headers` name.
-    fn query_of(&self, headers: &HeaderMap) -> Result<Arc<QueryRecord>> {
+    pub(crate) fn query_of(&self, headers: &HeaderMap) -> Result<Arc<QueryRecord>> {
         let id = headers.get(QUERY_HEADER).and_then(|v| v.to_str().ok()).and_then(|v| v.parse::<Uuid>().ok());
         self.queries.find(&id.ok_or_else(|| Error::internal("a task names no query"))?)
     }
@@ -125,7 +125,7 @@ impl WorkerSessionBuilder for ChamberSessions {
             .builder
             .with_runtime_env(core.combs.chamber(&query)?)
             .with_distributed_channel_resolver(Arc::clone(&self.channels))
-            .with_distributed_passthrough_headers(context.headers)?;
+            .with_distributed_passthrough_headers(query.headers()?)?;
         if !self.functions.is_empty() {
             builder.scalar_functions().get_or_insert_default().extend(self.functions.iter().cloned());
         }
@@ -170,7 +170,8 @@ pub(crate) struct DeliverTask {
 }
 
 impl Handler<DeliverTask> for Bee {
-    type Result = ResponseFuture<Result<BoxStream<'static, Result<WorkerToCoordinatorMsg, DataFusionError>>, DataFusionError>>;
+    type Result =
+        ResponseFuture<Result<BoxStream<'static, Result<WorkerToCoordinatorMsg, DataFusionError>>, DataFusionError>>;
 
     fn handle(&mut self, message: DeliverTask, _: &mut Self::Context) -> Self::Result {
         let core = Arc::clone(&self.core);
@@ -184,14 +185,14 @@ impl Handler<DeliverTask> for Bee {
 
 /// Runs some partitions of a task that was delivered; the batches come through bounded channels.
 #[derive(Message)]
-#[rtype(result = "Result<Vec<mpsc::Receiver<Result<RecordBatch, DataFusionError>>>, DataFusionError>")]
+#[rtype(result = "Result<Vec<TaskBatches>, DataFusionError>")]
 pub(crate) struct RunTask {
     pub(crate) headers: HeaderMap,
     pub(crate) request: ExecuteTaskRequest,
 }
 
 impl Handler<RunTask> for Bee {
-    type Result = ResponseFuture<Result<Vec<mpsc::Receiver<Result<RecordBatch, DataFusionError>>>, DataFusionError>>;
+    type Result = ResponseFuture<Result<Vec<TaskBatches>, DataFusionError>>;
 
     fn handle(&mut self, message: RunTask, _: &mut Self::Context) -> Self::Result {
         let core = Arc::clone(&self.core);
@@ -203,30 +204,55 @@ impl Handler<RunTask> for Bee {
     }
 }
 
+/// What travels between bees: a batch, an error, or the end, which is said and never only implied, so that a bee that
+/// goes away in the middle is not taken for one that is done.
+type TaskItem = Result<Option<RecordBatch>, DataFusionError>;
+
+/// The batches of one partition of a task on another bee.
+pub(crate) struct TaskBatches(mpsc::Receiver<TaskItem>);
+
+impl TaskBatches {
+    /// The batches until the end that the other bee says.
+    pub(crate) fn into_stream(self) -> BoxStream<'static, Result<RecordBatch, DataFusionError>> {
+        futures::stream::unfold(Some(self.0), |receiver| async move {
+            let mut receiver = receiver?;
+            match receiver.recv().await {
+                Some(Ok(None)) => None,
+                Some(Ok(Some(batch))) => Some((Ok(batch), Some(receiver))),
+                Some(Err(error)) => Some((Err(error), None)),
+                None => Some((Err(Error::internal("a bee stopped in the middle of a task: ask again").into()), None)),
+            }
+        })
+        .boxed()
+    }
+}
+
 /// Pulls a stream on this thread into a bounded channel, until it ends, fails, or nobody listens.
 fn forward(
     mut stream: BoxStream<'static, Result<RecordBatch, DataFusionError>>,
     working: Working,
     query: Arc<QueryRecord>,
-) -> mpsc::Receiver<Result<RecordBatch, DataFusionError>> {
+) -> TaskBatches {
     let (sender, receiver) = mpsc::channel(BATCHES_AHEAD);
     actix_rt::spawn(async move {
         let _working = working;
         loop {
-            let next = tokio::select! {
+            let item = tokio::select! {
                 biased;
                 () = sender.closed() => break,
-                () = query.token.cancelled() => Some(Err(Error::cancelled("the query was cancelled").into())),
-                next = caught(stream.next()) => next.unwrap_or_else(|panic| Some(Err(panic.into()))),
+                () = query.token.cancelled() => Err(Error::cancelled("the query was cancelled").into()),
+                next = caught(stream.next()) => match next {
+                    Ok(next) => next.transpose(),
+                    Err(panic) => Err(panic.into()),
+                },
             };
-            let Some(item) = next else { break };
-            let failed = item.is_err();
-            if sender.send(item).await.is_err() || failed {
+            let last = !matches!(item, Ok(Some(_)));
+            if sender.send(item).await.is_err() || last {
                 break;
             }
         }
     });
-    receiver
+    TaskBatches(receiver)
 }
 
 /// Plans a query and runs its leading part; see [`Lead`].

@@ -82,11 +82,6 @@ impl Combs {
             object_store_registry: Arc::new(registry),
         }))
     }
-
-    /// Bytes that all queries have spilled and not given back yet.
-    pub(crate) fn spilled(&self) -> u64 {
-        self.disk.used_disk_space()
-    }
 }
 
 /// A bee's pool as one query sees it.

@@ -16,10 +16,10 @@ use datafusion_distributed::{
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use http::HeaderMap;
-use tokio_stream::wrappers::ReceiverStream;
 use url::Url;
 
-use super::bee::{Bee, BeeCore, DeliverTask, RunTask};
+use super::bee::{Bee, BeeCore, DeliverTask, RunTask, TaskBatches};
+use super::query::QueryRecord;
 use crate::sql::distribution::bee_of;
 use crate::{Error, Result};
 
@@ -102,7 +102,10 @@ impl WorkerChannel for BeeChannel {
     ) -> Result<BoxStream<'static, Result<WorkerToCoordinatorMsg, DataFusionError>>, DataFusionError> {
         // Chambers share nothing: each task decodes a plan of its own.
         request.plan = MaybeEncoded::Encoded(request.plan.encode(context)?);
-        self.slot.addr()?.send(DeliverTask { headers, request, feed }).await.map_err(|_| lost(&self.slot))?
+        let query = self.slot.core.query_of(&headers)?;
+        let delivered = self.slot.addr()?.send(DeliverTask { headers, request, feed }).await;
+        let messages = delivered.map_err(|_| lost(&self.slot))??;
+        Ok(messages.inspect(move |message| count_spills(&query, message)).boxed())
     }
 
     async fn execute_task(
@@ -116,11 +119,19 @@ impl WorkerChannel for BeeChannel {
             return self.slot.core.open_streams(request).await;
         }
         let receivers = self.slot.addr()?.send(RunTask { headers, request }).await.map_err(|_| lost(&self.slot))??;
-        Ok(receivers.into_iter().map(|receiver| ReceiverStream::new(receiver).boxed()).collect())
+        Ok(receivers.into_iter().map(TaskBatches::into_stream).collect())
     }
 
     async fn get_worker_info(&mut self, _: GetWorkerInfoRequest) -> Result<GetWorkerInfoResponse, DataFusionError> {
         Ok(GetWorkerInfoResponse { version: env!("CARGO_PKG_VERSION").into() })
+    }
+}
+
+/// A task's metrics tell what its operators spilled.
+fn count_spills(query: &QueryRecord, message: &Result<WorkerToCoordinatorMsg, DataFusionError>) {
+    if let Ok(WorkerToCoordinatorMsg::TaskMetrics(metrics)) = message {
+        let spilled = metrics.pre_order_plan_metrics.iter().filter_map(|m| m.spilled_bytes());
+        query.spilled.fetch_add(spilled.sum::<usize>() as u64, Ordering::Relaxed);
     }
 }
 

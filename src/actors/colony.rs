@@ -187,8 +187,7 @@ fn bees(
     // Footers of cells are parsed once for the whole node.
     let cache = CacheManager::try_new(&CacheManagerConfig::default())?;
     let bee = |index| {
-        let combs =
-            Combs::new(settings.bee_memory(), &scratch, share, Arc::clone(&cache), meadow.unmetered_store())?;
+        let combs = Combs::new(settings.bee_memory(), &scratch, share, Arc::clone(&cache), meadow.unmetered_store())?;
         let core = BeeCore::new(index, combs, Arc::clone(queries), Arc::clone(channels) as _, functions.to_vec());
         Ok(Arc::new(BeeSlot::new(core)))
     };
@@ -422,7 +421,12 @@ impl Colony {
     /// # Errors
     /// `NotFound` without the frame; `Schema` when the rows do not fit; `Conflict` when another commit is in the way; the
     /// rows' own error. Nothing is committed then.
-    pub async fn write(&self, frame: &FrameRef, data: SendableRecordBatchStream, mode: WriteMode) -> Result<WriteResult> {
+    pub async fn write(
+        &self,
+        frame: &FrameRef,
+        data: SendableRecordBatchStream,
+        mode: WriteMode,
+    ) -> Result<WriteResult> {
         let frame = frame.clone();
         self.on_io(move |core| async move {
             let limit = core.settings.time_limit;

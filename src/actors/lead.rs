@@ -9,12 +9,12 @@ use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use futures::StreamExt;
-use http::{HeaderMap, HeaderValue};
 use tokio::sync::{mpsc, oneshot};
 
+use super::admission::Permit;
 use super::bee::{BeeCore, caught};
 use super::colony::Core;
-use super::query::{QUERY_HEADER, QueryRecord};
+use super::query::QueryRecord;
 use super::write::write_frame;
 use crate::sql::{Facts, Params, PhysicalQuery, Planned, SqlSession, written};
 use crate::storage::{AsOf, FrameRef, FrameState, WriteMode};
@@ -36,6 +36,8 @@ pub(crate) struct Lead {
     /// Told the columns once the plan is there, or why there is none.
     pub(crate) started: oneshot::Sender<Result<SchemaRef>>,
     pub(crate) batches: mpsc::Sender<Result<RecordBatch>>,
+    /// Its place among the running queries: given back when the last batch is on its way, read or not.
+    pub(crate) permit: Permit,
 }
 
 /// The answer of a job: its columns and where its batches come from.
@@ -47,9 +49,9 @@ enum Answer {
 impl Lead {
     /// Runs the job to its end; every outcome goes to the channels.
     pub(crate) async fn run(self, bee: &Arc<BeeCore>) {
-        let Self { core, job, query, started, batches } = self;
+        let Self { core, job, query, started, batches, permit: _permit } = self;
         query.worked_on_by(bee.index);
-        let planned = until_stopped(&query, answer(&core, job, &query, bee)).await;
+        let planned = caught(answer(&core, job, &query, bee)).await.and_then(|answer| answer);
         let answer = match planned {
             Ok(answer) => answer,
             Err(error) => {
@@ -78,7 +80,12 @@ impl Answer {
         }
     }
 
-    async fn deliver(self, core: &Core, query: &QueryRecord, batches: &mpsc::Sender<Result<RecordBatch>>) -> Result<()> {
+    async fn deliver(
+        self,
+        core: &Core,
+        query: &QueryRecord,
+        batches: &mpsc::Sender<Result<RecordBatch>>,
+    ) -> Result<()> {
         let (mut stream, physical) = match self {
             Self::Ready(batch) => return give(query, batches, batch).await,
             Self::Rows(stream, physical) => (stream, physical),
@@ -98,12 +105,15 @@ impl Answer {
 
 async fn answer(core: &Arc<Core>, job: Job, query: &Arc<QueryRecord>, bee: &Arc<BeeCore>) -> Result<Answer> {
     let runtime = bee.combs.chamber(query)?;
-    let headers = headers(query)?;
+    let headers = query.headers()?;
     let planned = match job {
         Job::Read { frame, columns, as_of } => {
-            Planned::Rows(core.planner.plan_read(&frame, columns.as_deref(), as_of, runtime, headers).await?)
+            let plan = core.planner.plan_read(&frame, columns.as_deref(), as_of, runtime, headers);
+            Planned::Rows(until_stopped(query, plan).await?)
         }
-        Job::Sql { sql, params, session } => core.planner.plan(&sql, &params, &session, runtime, headers).await?,
+        Job::Sql { sql, params, session } => {
+            until_stopped(query, core.planner.plan(&sql, &params, &session, runtime, headers)).await?
+        }
     };
     match planned {
         Planned::Answer(batch) => Ok(Answer::Ready(batch)),
@@ -128,7 +138,7 @@ async fn insert(
 ) -> Result<Answer> {
     query.planned(&physical.notes, physical.tasks());
     let rows = execute_stream(Arc::clone(&physical.plan), Arc::clone(&physical.context))?;
-    let result = write_frame(core, into, rows, mode, query).await?;
+    let result = until_stopped(query, write_frame(core, into, rows, mode, query)).await?;
     query.spilled.fetch_add(spilled_bytes(&physical.plan), Ordering::Relaxed);
     written(&into.frame, &result).map(Answer::Ready)
 }
@@ -177,11 +187,6 @@ async fn until_stopped<T>(query: &QueryRecord, work: impl Future<Output = Result
         reason = query.stopped() => Err(reason),
         result = caught(work) => result?,
     }
-}
-
-fn headers(query: &QueryRecord) -> Result<HeaderMap> {
-    let id = HeaderValue::from_str(&query.id.to_string()).map_err(|e| Error::internal(e.to_string()))?;
-    Ok(HeaderMap::from_iter([(http::HeaderName::from_static(QUERY_HEADER), id)]))
 }
 
 fn facts(core: &Core, query: &QueryRecord) -> Facts {

@@ -52,7 +52,12 @@ impl LedgerHandle {
     ///
     /// # Errors
     /// As [`Ledger::commit`]; `Closed` when the actor stopped, and then the commit may or may not have landed.
-    pub(crate) async fn commit(&self, base: &Arc<FrameState>, cells: Vec<CellFile>, mode: WriteMode) -> Result<Arc<FrameState>> {
+    pub(crate) async fn commit(
+        &self,
+        base: &Arc<FrameState>,
+        cells: Vec<CellFile>,
+        mode: WriteMode,
+    ) -> Result<Arc<FrameState>> {
         let commit = Commit { base: Arc::clone(base), cells, mode };
         self.addr.send(commit).await.map_err(|_| {
             Error::closed(format!(

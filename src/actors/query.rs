@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use futures::{Stream, TryStreamExt};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::admission::Permit;
 use crate::sql::{Params, ScanNotes};
 use crate::storage::metered::Meter;
 use crate::{Error, ErrorKind, Result};
@@ -145,6 +145,12 @@ impl QueryRecord {
         reason
     }
 
+    /// What goes with each of its tasks, so that a bee knows whose it is.
+    pub(crate) fn headers(&self) -> Result<HeaderMap> {
+        let id = HeaderValue::from_str(&self.id.to_string()).map_err(|e| Error::internal(e.to_string()))?;
+        Ok(HeaderMap::from_iter([(HeaderName::from_static(QUERY_HEADER), id)]))
+    }
+
     pub(crate) fn worked_on_by(&self, bee: usize) {
         lock(&self.bees).insert(bee);
     }
@@ -161,6 +167,10 @@ impl QueryRecord {
 
     pub(crate) fn ended(&self, temperature: f64) {
         lock(&self.ended).get_or_insert((self.started.elapsed(), temperature));
+    }
+
+    fn has_ended(&self) -> bool {
+        lock(&self.ended).is_some()
     }
 
     pub(crate) fn stats(&self) -> QueryStats {
@@ -247,17 +257,11 @@ pub struct QueryStream {
     batches: mpsc::Receiver<Result<RecordBatch>>,
     entry: QueryEntry,
     ended: bool,
-    _permit: Option<Permit>,
 }
 
 impl QueryStream {
-    pub(crate) fn new(
-        schema: SchemaRef,
-        batches: mpsc::Receiver<Result<RecordBatch>>,
-        entry: QueryEntry,
-        permit: Option<Permit>,
-    ) -> Self {
-        Self { schema, batches, entry, ended: false, _permit: permit }
+    pub(crate) fn new(schema: SchemaRef, batches: mpsc::Receiver<Result<RecordBatch>>, entry: QueryEntry) -> Self {
+        Self { schema, batches, entry, ended: false }
     }
 
     /// The columns of every batch.
@@ -298,11 +302,15 @@ impl Stream for QueryStream {
         }
         let item = std::task::ready!(self.batches.poll_recv(cx));
         self.ended = !matches!(item, Some(Ok(_)));
+        if item.is_none() && !self.entry.record.has_ended() {
+            // The leading bee went away in the middle: what came so far is not the answer.
+            return Poll::Ready(Some(Err(Error::internal("the leading bee stopped before the end: ask again"))));
+        }
         Poll::Ready(item)
     }
 }
 
-/// An answer that is there already, as the one batch of a stream.
+/// Whether an error only says that somebody asked to stop.
 pub(crate) fn is_stop(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::Cancelled | ErrorKind::TimedOut)
 }

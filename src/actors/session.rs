@@ -70,11 +70,11 @@ pub(crate) async fn run(core: &Arc<Core>, job: Job, limit: Option<std::time::Dur
     let entry = core.queries.begin(&core.token, limit, core.meadow.meter());
     let (started, schema) = oneshot::channel();
     let (batches, receiver) = mpsc::channel(BATCHES_AHEAD);
-    let lead = Lead { core: Arc::clone(core), job, query: Arc::clone(&entry.record), started, batches };
+    let lead = Lead { core: Arc::clone(core), job, query: Arc::clone(&entry.record), started, batches, permit };
     let (ended, _end) = oneshot::channel();
     let bee = core.least_busy_bee()?;
     let gone = || Error::internal("the leading bee stopped; it is started again: ask again");
     bee.send(LeadQuery { lead, ended }).await.map_err(|_| gone())?;
     let schema = schema.await.map_err(|_| gone())??;
-    Ok(QueryStream::new(schema, receiver, entry, Some(permit)))
+    Ok(QueryStream::new(schema, receiver, entry))
 }

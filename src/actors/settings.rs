@@ -164,7 +164,8 @@ impl Settings {
 /// # Errors
 /// [`crate::ErrorKind::InvalidInput`] when it is not a size.
 pub fn parse_size(text: &str) -> Result<u64> {
-    let wrong = || Error::invalid(format!("{text:?} is not a size: write bytes or a number with KB, MB, GB or TB, like 512MB"));
+    let wrong =
+        || Error::invalid(format!("{text:?} is not a size: write bytes or a number with KB, MB, GB or TB, like 512MB"));
     let text_trimmed = text.trim();
     let split = text_trimmed.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text_trimmed.len());
     let (number, unit) = text_trimmed.split_at(split);
@@ -195,7 +196,7 @@ pub fn format_size(bytes: u64) -> String {
 }
 
 fn default_name() -> String {
-    sysinfo::System::host_name().unwrap_or_else(|| "apiary".into())
+    sysinfo::System::host_name().unwrap_or_else(|_| "apiary".into())
 }
 
 fn default_storage() -> String {
@@ -203,9 +204,12 @@ fn default_storage() -> String {
     home.join("apiary").to_string_lossy().into_owned()
 }
 
+/// Memory taken to be there where the system does not tell.
+const UNKNOWN_MACHINE: u64 = 1 << 30;
+
 /// Bytes of RAM, or of the cgroup's limit where that is less.
 fn machine_memory() -> u64 {
-    let mut system = sysinfo::System::new();
+    let Ok(mut system) = sysinfo::System::new() else { return UNKNOWN_MACHINE };
     system.refresh_memory();
     let cgroup = system.cgroup_limits().map_or(u64::MAX, |limits| limits.total_memory);
     system.total_memory().min(cgroup.max(1))

@@ -82,8 +82,7 @@ pub(crate) async fn write_frame(
     let token = query.token.child_token();
     let _stops_with_us = token.clone().drop_guard();
     let cells = encode(core, base, plan, coercion, rows, &token).await?;
-    let (rows, bytes, count) =
-        (cells.iter().map(|c| c.rows).sum(), cells.iter().map(|c| c.bytes).sum(), cells.len());
+    let (rows, bytes, count) = (cells.iter().map(|c| c.rows).sum(), cells.iter().map(|c| c.bytes).sum(), cells.len());
     if count == 0 && mode == WriteMode::Append {
         return Ok(WriteResult { version: base.version(), rows, cells: 0, bytes, temperature: core.temperature() });
     }
@@ -123,7 +122,9 @@ async fn encode(
             token: token.clone(),
         };
         let addr = slot.addr();
-        async move { addr?.send(message).await.map_err(|_| Error::internal("a bee stopped while it wrote cells: write again"))? }
+        async move {
+            addr?.send(message).await.map_err(|_| Error::internal("a bee stopped while it wrote cells: write again"))?
+        }
     };
     let shares = join_all(core.slots.iter().map(share));
     let (fed, shares) = tokio::join!(feed(rows, sender, token), shares);
@@ -141,7 +142,11 @@ async fn encode(
 }
 
 /// Hands the rows out in pieces; on an error everybody stops.
-async fn feed(mut rows: SendableRecordBatchStream, sender: mpsc::Sender<RecordBatch>, token: &CancellationToken) -> Result<()> {
+async fn feed(
+    mut rows: SendableRecordBatchStream,
+    sender: mpsc::Sender<RecordBatch>,
+    token: &CancellationToken,
+) -> Result<()> {
     loop {
         let next = tokio::select! {
             biased;

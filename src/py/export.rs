@@ -86,10 +86,12 @@ impl Live {
             Ended::Failed(error) => error,
             Ended::Interrupted(signal) => {
                 self.feed.cancel();
+                let error = Error::cancelled(format!("interrupted: {signal}"));
+                // Last of all: any Python code after it, a formatted exception too, would swallow the signal.
                 if signal.is_instance_of::<PyKeyboardInterrupt>(py) {
                     raise_again(py);
                 }
-                Error::cancelled(format!("interrupted: {signal}"))
+                error
             }
         }
     }

@@ -3,13 +3,14 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use futures::StreamExt;
 
 use super::link::Link;
+use crate::actors::Canceller;
 use crate::{Error, QueryStats, QueryStream, Result};
 
 /// A result in one of three states: streaming (each batch is given out once), kept (all of it in memory, given out as
@@ -22,7 +23,9 @@ pub(super) struct Feed {
     stats: OnceLock<QueryStats>,
     begun: AtomicBool,
     cancelled: AtomicBool,
-    cancel: Mutex<Box<dyn Fn() + Send>>,
+    failed: AtomicBool,
+    /// `None` only while it is dropped.
+    canceller: Option<Canceller>,
 }
 
 struct Source {
@@ -36,16 +39,16 @@ struct Source {
 impl Feed {
     /// Shares `stream`.
     pub(super) fn new(link: Arc<Link>, stream: QueryStream) -> Arc<Self> {
-        let canceller = stream.canceller();
         Arc::new(Self {
             link,
             schema: stream.schema(),
+            canceller: Some(stream.canceller()),
             source: tokio::sync::Mutex::new(Source { stream: Some(stream), head: VecDeque::new(), failure: None }),
             kept: OnceLock::new(),
             stats: OnceLock::new(),
             begun: AtomicBool::new(false),
             cancelled: AtomicBool::new(false),
-            cancel: Mutex::new(Box::new(move || canceller.cancel())),
+            failed: AtomicBool::new(false),
         })
     }
 
@@ -72,6 +75,11 @@ impl Feed {
     /// Facts of the run, once it has ended.
     pub(super) fn final_stats(&self) -> Option<&QueryStats> {
         self.stats.get()
+    }
+
+    /// Whether the last row has been pulled; a result that failed has no last row.
+    pub(super) fn is_complete(&self) -> bool {
+        self.stats.get().is_some() && !self.failed.load(Ordering::Acquire)
     }
 
     /// Gives the whole stream to one reader.
@@ -133,8 +141,9 @@ impl Feed {
     /// Stops the query; what has not been read yet cannot be read any more.
     pub(super) fn cancel(&self) {
         self.cancelled.store(true, Ordering::Release);
-        let cancel = self.cancel.lock().unwrap_or_else(PoisonError::into_inner);
-        cancel();
+        if let Some(canceller) = &self.canceller {
+            canceller.cancel();
+        }
     }
 
     async fn pull(&self, source: &mut Source) -> Result<Option<RecordBatch>> {
@@ -153,6 +162,7 @@ impl Feed {
 
     fn end(&self, source: &mut Source, failure: Option<&Error>) {
         source.failure = failure.cloned();
+        self.failed.store(failure.is_some(), Ordering::Release);
         if let Some(stream) = source.stream.take() {
             self.stats.get_or_init(|| stream.stats());
         }
@@ -169,7 +179,7 @@ impl Drop for Feed {
     fn drop(&mut self) {
         if self.link.is_forked() {
             // Cancelling talks to threads that this process does not have.
-            std::mem::forget(self.source.get_mut().stream.take());
+            std::mem::forget((self.source.get_mut().stream.take(), self.canceller.take()));
         }
     }
 }

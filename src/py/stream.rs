@@ -61,10 +61,10 @@ impl PyStream {
         self.feed.kept().is_some()
     }
 
-    /// Whether the query has come to its end.
+    /// Whether the query has given its last row.
     #[getter]
     fn ended(&self) -> bool {
-        self.feed.final_stats().is_some()
+        self.feed.is_complete()
     }
 
     fn next_batch(&self, py: Python<'_>) -> PyResult<Option<PyRecordBatch>> {

@@ -44,11 +44,14 @@ pub(crate) async fn catalogs(
     }
     frames.sort();
     frames.dedup();
-    let tables: Vec<(FrameRef, FrameTable)> = futures::stream::iter(frames)
-        .map(|frame| async move { Ok::<_, Error>((frame.clone(), frame_table(meadow, &frame, AsOf::Latest, notes).await?)) })
-        .buffer_unordered(LOOKUPS)
-        .try_collect()
-        .await?;
+    let tables: Vec<(FrameRef, FrameTable)> =
+        futures::stream::iter(frames)
+            .map(|frame| async move {
+                Ok::<_, Error>((frame.clone(), frame_table(meadow, &frame, AsOf::Latest, notes).await?))
+            })
+            .buffer_unordered(LOOKUPS)
+            .try_collect()
+            .await?;
     for (frame, table) in tables {
         let schema = schema_in(&list, frame.hive.as_str(), frame.box_.as_str())?;
         schema.register_table(frame.frame.to_string(), Arc::new(table))?;

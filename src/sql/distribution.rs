@@ -42,9 +42,7 @@ pub fn bee_of(url: &Url) -> Option<usize> {
 
 /// Options that planning needs, whoever runs the plan.
 pub(crate) fn session_config(split: &Split) -> SessionConfig {
-    let mut config = SessionConfig::new()
-        .with_target_partitions(split.partitions.max(2))
-        .with_information_schema(true);
+    let mut config = SessionConfig::new().with_target_partitions(split.partitions.max(2)).with_information_schema(true);
     let options = config.options_mut();
     options.execution.parquet.schema_force_view_types = true;
     options.catalog.create_default_catalog_and_schema = false;

@@ -28,8 +28,12 @@ fn classify(error: &DataFusionError) -> Option<Error> {
         DataFusionError::ObjectStore(_) => simple(ErrorKind::Storage).map(|e| refine_store(error, e)),
         DataFusionError::IoError(io) => Some(Error::new(io_kind(io), io.to_string())),
         DataFusionError::ResourcesExhausted(text) => Some(exhausted(text)),
-        DataFusionError::SQL(..)
-        | DataFusionError::Plan(_)
+        DataFusionError::SQL(parser, _) => {
+            let text = parser.to_string();
+            let bare = text.strip_prefix("sql parser error: ").unwrap_or(&text);
+            Some(Error::invalid(format!("the SQL was not understood: {bare}")))
+        }
+        DataFusionError::Plan(_)
         | DataFusionError::Configuration(_)
         | DataFusionError::SchemaError(..)
         | DataFusionError::Execution(_) => simple(ErrorKind::InvalidInput),

@@ -24,7 +24,9 @@ pub(crate) fn is_path(name: &str) -> bool {
 /// [`crate::ErrorKind::InvalidInput`] for an ending that is not known; [`crate::ErrorKind::NotFound`] without a match.
 pub(crate) async fn file_table(path: &str, state: &dyn Session) -> Result<Arc<dyn TableProvider>> {
     let (format, ending) = format_of(path).ok_or_else(|| {
-        Error::invalid(format!("'{path}' is not a data file: its name must end in .parquet, .csv, .tsv, .json, .ndjson or .jsonl"))
+        Error::invalid(format!(
+            "'{path}' is not a data file: its name must end in .parquet, .csv, .tsv, .json, .ndjson or .jsonl"
+        ))
     })?;
     let url = ListingTableUrl::parse(absolute(path)?)?;
     let options = ListingOptions::new(format).with_file_extension(ending);

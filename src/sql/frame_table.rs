@@ -75,9 +75,15 @@ impl ScanNotes {
 impl fmt::Display for ScanNotes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for note in self.all() {
-            write!(f, "{} version {}: {} of {} cells read, {} bytes", note.frame, note.version, note.read, note.cells, note.bytes)?;
+            write!(
+                f,
+                "{} version {}: {} of {} cells read, {} bytes",
+                note.frame, note.version, note.read, note.cells, note.bytes
+            )?;
             match &note.filter {
-                Some(filter) => writeln!(f, "; {} pruned by the ledger's statistics for {filter}", note.cells - note.read)?,
+                Some(filter) => {
+                    writeln!(f, "; {} pruned by the ledger's statistics for {filter}", note.cells - note.read)?
+                }
                 None => writeln!(f, "; no filter reaches the scan")?,
             }
         }
@@ -151,7 +157,8 @@ impl FrameTable {
     fn column_statistics(&self, index: usize, field: &Field, rows: &Precision<usize>) -> ColumnStatistics {
         let bound = |which: &str| {
             let value = self.cells.statistic(which, field.name()).filter(|array| array.is_valid(index));
-            let value = value.and_then(|array| ScalarValue::try_from_array(&array, index).ok()?.cast_to(field.data_type()).ok());
+            let value = value
+                .and_then(|array| ScalarValue::try_from_array(&array, index).ok()?.cast_to(field.data_type()).ok());
             match value {
                 Some(value) if is_exact(field.data_type()) => Precision::Exact(value),
                 Some(value) => Precision::Inexact(value),
@@ -174,7 +181,11 @@ impl FrameTable {
         count.map_or(Precision::Absent, |c| Precision::Exact(c.value(index).max(0) as usize))
     }
 
-    fn predicate(&self, state: &dyn Session, filters: &[Expr]) -> Result<Option<Arc<dyn PhysicalExpr>>, DataFusionError> {
+    fn predicate(
+        &self,
+        state: &dyn Session,
+        filters: &[Expr],
+    ) -> Result<Option<Arc<dyn PhysicalExpr>>, DataFusionError> {
         let Some(filter) = conjunction(filters.to_vec()) else { return Ok(None) };
         let schema = DFSchema::try_from(Arc::clone(&self.schema))?;
         state.create_physical_expr(filter, &schema).map(Some)
@@ -183,7 +194,7 @@ impl FrameTable {
     /// The cells to read: those the filter may match, and no more than a bare limit needs.
     fn choose(&self, predicate: Option<&Arc<dyn PhysicalExpr>>, limit: Option<usize>) -> Vec<usize> {
         if let Some(predicate) = predicate {
-            return matching_cells(&self.cells, &self.state.schema, &self.state.partition_by, predicate);
+            return matching_cells(&self.cells, &self.schema, &self.state.partition_by, predicate);
         }
         let mut wanted = limit.map_or(u64::MAX, |n| n as u64);
         let more = |index: &usize| {
@@ -223,7 +234,10 @@ impl TableProvider for FrameTable {
         Statistics::try_merge_iter(&merged, &self.schema).ok()
     }
 
-    fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>, DataFusionError> {
+    fn supports_filters_pushdown(
+        &self,
+        filters: &[&Expr],
+    ) -> Result<Vec<TableProviderFilterPushDown>, DataFusionError> {
         Ok(vec![TableProviderFilterPushDown::Inexact; filters.len()])
     }
 

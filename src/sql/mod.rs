@@ -10,6 +10,7 @@
 //! | `pruning` | which cells a filter can leave out |
 //! | `files` | a file or a glob of files as a table |
 //! | `distribution` | how a plan is split over bees |
+//! | `stop_points` | where a plan lets go of its thread |
 //! | `answer` | small result tables of DDL, SHOW and DESCRIBE |
 
 mod answer;
@@ -22,6 +23,7 @@ mod planner;
 mod pruning;
 mod session;
 mod statement;
+mod stop_points;
 
 pub use answer::{Facts, written};
 pub use distribution::Split;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use datafusion::catalog::TableProvider;
+use datafusion::common::TableReference;
 use datafusion::common::{ParamValues, ScalarValue};
 use datafusion::datasource::{provider_as_source, source_as_provider};
 use datafusion::execution::runtime_env::RuntimeEnv;
@@ -15,7 +16,6 @@ use datafusion::logical_expr::{
     Statement as PlanStatement, WriteOp,
 };
 use datafusion::physical_plan::{ExecutionPlan, displayable};
-use datafusion::common::TableReference;
 use datafusion::sql::parser::Statement as DfStatement;
 use datafusion_distributed::{DistributedExec, DistributedExt, NetworkBoundaryExt, display_plan_ascii};
 
@@ -25,6 +25,7 @@ use super::distribution::{Split, distributed, session_config};
 use super::frame_table::ScanNotes;
 use super::session::SqlSession;
 use super::statement::{Kind, Statement, parse};
+use super::stop_points::StopPoints;
 use crate::storage::{AsOf, BoxName, FrameRef, FrameState, HiveName, Meadow, WriteMode};
 use crate::{Error, Result};
 
@@ -107,7 +108,8 @@ impl Planner {
     /// # Errors
     /// Never in practice: the options exist.
     pub fn new(meadow: Meadow, split: Split, functions: Vec<Arc<ScalarUDF>>) -> Result<Self> {
-        let mut builder = SessionStateBuilder::new().with_default_features().with_config(session_config(&split));
+        let mut builder = SessionStateBuilder::new().with_default_features().with_config(session_config(&split))
+            .with_physical_optimizer_rule(Arc::new(StopPoints));
         builder.scalar_functions().get_or_insert_default().extend(functions);
         let base = builder.build();
         Ok(Self { meadow, split, base })
@@ -199,12 +201,17 @@ impl Planner {
         let notes = Arc::new(ScanNotes::default());
         let (state, plan) = self.logical(statement, params, session, runtime, headers, &notes).await?;
         let LogicalPlan::Ddl(DdlStatement::CreateMemoryTable(create)) = plan else {
-            return Err(Error::unsupported("write CREATE FRAME name (column TYPE, …) or CREATE FRAME name AS SELECT …"));
+            return Err(Error::unsupported(
+                "write CREATE FRAME name (column TYPE, …) or CREATE FRAME name AS SELECT …",
+            ));
         };
         refuse_unkept(&create)?;
         let frame = frame_of(&create.name, session)?;
         if let LogicalPlan::EmptyRelation(columns) = create.input.as_ref() {
-            let made = self.meadow.create_frame(&frame, columns.schema.as_arrow(), &partition_by, create.if_not_exists).await?;
+            let made = self
+                .meadow
+                .create_frame(&frame, columns.schema.as_arrow(), &partition_by, create.if_not_exists)
+                .await?;
             return answer::done(created("frame", &frame.to_string(), made)).map(Planned::Answer);
         }
         let query = physical(&state, &create.input, notes, false).await?;
@@ -248,7 +255,8 @@ impl Planner {
         for (key, value) in session.options() {
             config.options_mut().set(&key, &value)?;
         }
-        let builder = SessionStateBuilder::new_from_existing(self.base.clone()).with_config(config).with_runtime_env(runtime);
+        let builder =
+            SessionStateBuilder::new_from_existing(self.base.clone()).with_config(config).with_runtime_env(runtime);
         let mut builder = distributed(builder, &self.split)?;
         builder.set_distributed_passthrough_headers(headers)?;
         Ok(builder.build())
@@ -268,11 +276,17 @@ impl Planner {
                 self.meadow.registry().create_box(&hive, &box_, if_not_exists).await?;
                 answer::done(format!("box {hive}.{box_} is there"))
             }
-            Statement::Drop { kind, name, if_exists, cascade } => self.drop(kind, &name, if_exists, cascade, session).await,
+            Statement::Drop { kind, name, if_exists, cascade } => {
+                self.drop(kind, &name, if_exists, cascade, session).await
+            }
             Statement::Use { kind, name } => self.use_(kind, &name, session).await,
             Statement::Show { kind, within } => self.show(kind, &within, session).await,
-            Statement::Describe { name } => answer::described(&self.meadow.describe(&frame_name(&name, session)?).await?),
-            Statement::CreateFrame { .. } | Statement::Other(_) => Err(Error::internal("a query was carried out as DDL")),
+            Statement::Describe { name } => {
+                answer::described(&self.meadow.describe(&frame_name(&name, session)?).await?)
+            }
+            Statement::CreateFrame { .. } | Statement::Other(_) => {
+                Err(Error::internal("a query was carried out as DDL"))
+            }
         }
     }
 
@@ -331,7 +345,12 @@ impl Planner {
     }
 }
 
-async fn physical(state: &SessionState, plan: &LogicalPlan, notes: Arc<ScanNotes>, analyze: bool) -> Result<PhysicalQuery> {
+async fn physical(
+    state: &SessionState,
+    plan: &LogicalPlan,
+    notes: Arc<ScanNotes>,
+    analyze: bool,
+) -> Result<PhysicalQuery> {
     let plan = state.create_physical_plan(plan).await?;
     Ok(PhysicalQuery { plan, context: state.task_ctx(), notes, analyze })
 }
@@ -340,7 +359,9 @@ async fn plan_insert(state: &SessionState, dml: DmlStatement, notes: Arc<ScanNot
     let mode = match &dml.op {
         WriteOp::Insert(InsertOp::Append) => WriteMode::Append,
         WriteOp::Insert(InsertOp::Overwrite) => WriteMode::Overwrite,
-        other => return Err(Error::unsupported(format!("{} is not available in this version: use INSERT", other.name()))),
+        other => {
+            return Err(Error::unsupported(format!("{} is not available in this version: use INSERT", other.name())));
+        }
     };
     let table = source_as_provider(&dml.target)?;
     let into = frame_behind(&table).map(|frame| Arc::clone(frame.state()));
@@ -391,7 +412,9 @@ fn refuse_unkept(create: &CreateMemoryTable) -> Result<()> {
 
 fn check_option(base: &SessionState, key: &str, value: &str) -> Result<()> {
     if key == "datafusion.execution.target_partitions" && value.parse::<usize>().is_ok_and(|n| n < 2) {
-        return Err(Error::invalid("datafusion.execution.target_partitions must be at least 2: a split plan is wrong below"));
+        return Err(Error::invalid(
+            "datafusion.execution.target_partitions must be at least 2: a split plan is wrong below",
+        ));
     }
     let mut options = base.config().options().as_ref().clone();
     Ok(options.set(key, value)?)

@@ -246,11 +246,17 @@ mod tests {
     #[test]
     fn bee_words_and_their_aliases_parse_alike() {
         for sql in ["CREATE HIVE IF NOT EXISTS h", "create database if not exists h;"] {
-            assert!(matches!(parse(sql), Ok(Statement::CreateHive { name, if_not_exists: true }) if name == ["h"]), "{sql}");
+            assert!(
+                matches!(parse(sql), Ok(Statement::CreateHive { name, if_not_exists: true }) if name == ["h"]),
+                "{sql}"
+            );
         }
         for sql in ["DROP BOX h.b CASCADE", "DROP SCHEMA H.B cascade"] {
             let parsed = parse(sql).unwrap();
-            assert!(matches!(parsed, Statement::Drop { kind: Kind::Box, name, cascade: true, .. } if name == ["h", "b"]), "{sql}");
+            assert!(
+                matches!(parsed, Statement::Drop { kind: Kind::Box, name, cascade: true, .. } if name == ["h", "b"]),
+                "{sql}"
+            );
         }
         for sql in ["SHOW FRAMES", "SHOW TABLES;"] {
             assert!(matches!(parse(sql), Ok(Statement::Show { kind: Kind::Frame, .. })), "{sql}");

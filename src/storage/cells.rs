@@ -10,17 +10,17 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, RecordBatch, UInt32Array};
 use arrow::compute::take_record_batch;
 use arrow::row::{OwnedRow, RowConverter, SortField};
+use delta_kernel::FileMeta;
 use delta_kernel::engine::arrow_conversion::TryIntoArrow;
 use delta_kernel::engine::arrow_data::ArrowEngineData;
 use delta_kernel::expressions::Scalar;
 use delta_kernel::transaction::{BoundWriteContext, WriteState};
-use delta_kernel::FileMeta;
 use delta_kernel_default_engine::build_add_file_metadata;
 use delta_kernel_default_engine::parquet::DataFileMetadata;
 use delta_kernel_default_engine::stats::FileStatsAccumulator;
-use object_store::{ObjectStore, ObjectStoreExt};
 use object_store::buffered::BufWriter;
 use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt};
 use parquet::arrow::AsyncArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
@@ -150,13 +150,19 @@ struct OpenCell {
 
 impl OpenCell {
     fn open(plan: &CellPlan, first: &RecordBatch, values: HashMap<String, Scalar>) -> Result<Self> {
-        let context = plan.state.write_context_builder().with_partition_values(values).build()?;
+        let mut context = plan.state.write_context_builder();
+        if !values.is_empty() {
+            context = context.with_partition_values(values);
+        }
+        let context = context.build()?;
         let name = format!("cell-{}.parquet", uuid::Uuid::now_v7().simple());
         let location = context.write_dir().join(&name).map_err(|e| Error::internal(format!("a cell's path: {e}")))?;
         let path = Path::from_url_path(location.path()).map_err(object_store::Error::from)?;
         let physical: arrow::datatypes::Schema = context.physical_data_schema().as_ref().try_into_arrow()?;
         if physical.fields().len() != first.num_columns() {
-            return Err(Error::unsupported("frames with renamed or generated columns cannot be written by this version"));
+            return Err(Error::unsupported(
+                "frames with renamed or generated columns cannot be written by this version",
+            ));
         }
         let stats = FileStatsAccumulator::new(context.stats_columns(), context.physical_data_schema());
         let sink = BufWriter::new(Arc::clone(&plan.store), path.clone()).with_max_concurrency(UPLOADS_IN_FLIGHT);

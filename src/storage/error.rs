@@ -39,6 +39,7 @@ impl From<KernelError> for Error {
         }
         let kind = match &error {
             KernelError::FileNotFound(_) => ErrorKind::NotFound,
+            KernelError::FileAlreadyExists(_) | KernelError::TableAlreadyExistsAtPath(_) => ErrorKind::AlreadyExists,
             KernelError::Unsupported(_) => ErrorKind::Unsupported,
             KernelError::MalformedJson(_) | KernelError::Parquet(_) => ErrorKind::Corrupt,
             KernelError::Cancelled => ErrorKind::Cancelled,
@@ -66,7 +67,9 @@ impl From<std::io::Error> for Error {
     fn from(error: std::io::Error) -> Self {
         let kind = match error.kind() {
             std::io::ErrorKind::NotFound => ErrorKind::NotFound,
-            std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => ErrorKind::PermissionDenied,
+            std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => {
+                ErrorKind::PermissionDenied
+            }
             _ => ErrorKind::Storage,
         };
         Self::new(kind, error.to_string()).with_source(error)

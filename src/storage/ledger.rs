@@ -303,7 +303,12 @@ impl Ledger {
     ///
     /// # Errors
     /// [`ErrorKind::Conflict`] when another commit changed the schema, or removed cells that an overwrite removes.
-    pub async fn commit(&self, base: &Arc<FrameState>, cells: Vec<CellFile>, mode: WriteMode) -> Result<Arc<FrameState>> {
+    pub async fn commit(
+        &self,
+        base: &Arc<FrameState>,
+        cells: Vec<CellFile>,
+        mode: WriteMode,
+    ) -> Result<Arc<FrameState>> {
         let lock = self.commit_lock(&base.frame);
         let _only_one_of_this_colony = lock.lock().await;
         let base = Arc::clone(base);
@@ -379,7 +384,8 @@ impl Inner {
     fn at_version(&self, frame: &FrameRef, version: u64) -> Result<Arc<FrameState>> {
         let snapshot = Snapshot::builder_for(table_url(frame)?).at_version(version).build(self.engine.as_ref());
         let snapshot = snapshot.map_err(|e| {
-            Error::not_found(format!("frame {frame} has no version {version} any more or yet: its history lists them")).with_source(e)
+            Error::not_found(format!("frame {frame} has no version {version} any more or yet: its history lists them"))
+                .with_source(e)
         })?;
         Ok(Arc::new(FrameState::new(frame, snapshot)?))
     }
@@ -388,7 +394,10 @@ impl Inner {
         let latest = self.latest(frame)?;
         let at = latest_version_as_of(&latest.snapshot, self.engine.as_ref(), time, HistoryCommitType::Recreatable);
         let at = at.map_err(|e| {
-            Error::not_found(format!("frame {frame} has no version at {time} ms since the epoch: its history begins later")).with_source(e)
+            Error::not_found(format!(
+                "frame {frame} has no version at {time} ms since the epoch: its history begins later"
+            ))
+            .with_source(e)
         })?;
         self.at_version(frame, at.version)
     }
@@ -408,10 +417,13 @@ impl Inner {
             self.check_conflict(base, &newer, &removed)?;
             snapshot = newer;
         }
-        Err(Error::new(ErrorKind::Busy, format!(
-            "frame {} took {MAX_TRIES} other commits while this one tried: write less often or in larger batches",
-            base.frame
-        )))
+        Err(Error::new(
+            ErrorKind::Busy,
+            format!(
+                "frame {} took {MAX_TRIES} other commits while this one tried: write less often or in larger batches",
+                base.frame
+            ),
+        ))
     }
 
     /// One try; `None` when another commit took the version.
@@ -426,7 +438,10 @@ impl Inner {
         let mut builder = Arc::clone(snapshot)
             .update_table(UpdateTableOperation::Write, ENGINE, true)
             .with_operation_parameters([("mode", Some(format!("{mode:?}")))])
-            .with_operation_metrics([("numOutputRows", Some(rows.to_string())), ("numFiles", Some(cells.len().to_string()))]);
+            .with_operation_metrics([
+                ("numOutputRows", Some(rows.to_string())),
+                ("numFiles", Some(cells.len().to_string())),
+            ]);
         if mode == WriteMode::Append {
             builder = builder.with_blind_append();
         }
@@ -480,8 +495,12 @@ impl Inner {
 
     fn check_conflict(&self, base: &FrameState, newer: &SnapshotRef, removed: &HashSet<String>) -> Result<()> {
         let frame = &base.frame;
-        if newer.schema() != base.snapshot.schema() || newer.metadata_configuration() != base.snapshot.metadata_configuration() {
-            return Err(Error::conflict(format!("the schema or settings of {frame} changed during this write: write again")));
+        if newer.schema() != base.snapshot.schema()
+            || newer.metadata_configuration() != base.snapshot.metadata_configuration()
+        {
+            return Err(Error::conflict(format!(
+                "the schema or settings of {frame} changed during this write: write again"
+            )));
         }
         if removed.is_empty() {
             return Ok(());
@@ -506,7 +525,8 @@ impl Inner {
     fn explain(&self, frame: &FrameRef, error: KernelError) -> Error {
         lock(&self.latest).remove(frame);
         let text = error.to_string();
-        let missing = matches!(error, KernelError::FileNotFound(_) | KernelError::EmptyLog) || text.contains("No files in log");
+        let missing =
+            matches!(error, KernelError::FileNotFound(_) | KernelError::EmptyLog) || text.contains("No files in log");
         if missing {
             return Error::not_found(format!("frame {frame} has no ledger")).with_source(error);
         }
@@ -605,7 +625,11 @@ fn live_paths(snapshot: &SnapshotRef, engine: &dyn Engine) -> Result<HashSet<Str
 }
 
 /// The ledger rows of the cells to remove, as the kernel wants them back.
-fn files_to_remove(snapshot: &SnapshotRef, engine: &dyn Engine, removed: &HashSet<String>) -> Result<Vec<FilteredEngineData>> {
+fn files_to_remove(
+    snapshot: &SnapshotRef,
+    engine: &dyn Engine,
+    removed: &HashSet<String>,
+) -> Result<Vec<FilteredEngineData>> {
     let scan = Arc::clone(snapshot).scan_builder().build()?;
     let mut files = Vec::new();
     for metadata in scan.scan_metadata(engine)? {

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
-use futures::FutureExt;
+use futures::{FutureExt, StreamExt, TryFutureExt, TryStreamExt};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{
@@ -97,11 +97,11 @@ impl ObjectStore for LocalStore {
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-        self.reader.list(prefix)
+        sorted(self.reader.list(prefix))
     }
 
     fn list_with_offset(&self, prefix: Option<&Path>, offset: &Path) -> BoxStream<'static, Result<ObjectMeta>> {
-        self.reader.list_with_offset(prefix, offset)
+        sorted(self.reader.list_with_offset(prefix, offset))
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
@@ -116,6 +116,16 @@ impl ObjectStore for LocalStore {
         };
         self.put_opts(to, bytes.into(), mode.into()).await.map(|_| ())
     }
+}
+
+/// Listings in the order of their names, as every remote store gives them and the Delta log reader expects.
+fn sorted(listing: BoxStream<'static, Result<ObjectMeta>>) -> BoxStream<'static, Result<ObjectMeta>> {
+    let ordered = async move {
+        let mut all: Vec<ObjectMeta> = listing.try_collect().await?;
+        all.sort_by(|a, b| a.location.cmp(&b.location));
+        Ok::<_, Error>(futures::stream::iter(all.into_iter().map(Ok)))
+    };
+    ordered.try_flatten_stream().boxed()
 }
 
 /// How a finished temporary file takes its place.

@@ -133,7 +133,7 @@ impl Meadow {
         if !self.registry.create_frame(frame, &record, if_not_exists).await? {
             return Ok(false);
         }
-        self.ledger.create(frame, schema, partition_by).await?;
+        self.create_ledger(frame, schema, partition_by).await?;
         Ok(true)
     }
 
@@ -228,7 +228,13 @@ impl Meadow {
             .map_err(|e| Error::corrupt(format!("the registry record of {frame}: {e}")))?;
         let schema: arrow::datatypes::Schema = (&kernel).try_into_arrow()?;
         let schema: SchemaRef = Arc::new(schema);
-        match self.ledger.create(frame, schema, record.partition_by.clone()).await {
+        self.create_ledger(frame, schema, record.partition_by.clone()).await
+    }
+
+    /// Writes version 0. Whoever wins the name and whoever finds it without a ledger write the same one, so a ledger
+    /// that is there already is as good.
+    async fn create_ledger(&self, frame: &FrameRef, schema: SchemaRef, partition_by: Vec<String>) -> Result<()> {
+        match self.ledger.create(frame, schema, partition_by).await {
             Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(error),
             _ => Ok(()),
         }

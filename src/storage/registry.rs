@@ -83,7 +83,9 @@ impl Registry {
         }
         match if_not_exists {
             true => Ok(false),
-            false => Err(Error::already_exists(format!("frame {frame} exists: choose another name or use IF NOT EXISTS"))),
+            false => {
+                Err(Error::already_exists(format!("frame {frame} exists: choose another name or use IF NOT EXISTS")))
+            }
         }
     }
 

@@ -9,13 +9,12 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions, new_null_array};
 use arrow::compute::{CastOptions, cast_with_options};
-use arrow::datatypes::{
-    DataType, Field, FieldRef, Fields, Schema, SchemaRef, TimeUnit, TimestampNanosecondType,
-};
+use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, SchemaRef, TimeUnit, TimestampNanosecondType};
 
 use crate::{Error, Result};
 
-const STRICT: CastOptions<'static> = CastOptions { safe: false, format_options: arrow::util::display::FormatOptions::new() };
+const STRICT: CastOptions<'static> =
+    CastOptions { safe: false, format_options: arrow::util::display::FormatOptions::new() };
 
 /// The schema a frame gets when it is created with `schema`.
 ///
@@ -28,7 +27,10 @@ pub fn frame_schema(schema: &Schema) -> Result<SchemaRef> {
             return Err(Error::schema("a column has no name: give every column one"));
         }
         if !seen.insert(field.name().to_lowercase()) {
-            return Err(Error::schema(format!("column '{}' is there twice (case does not tell columns apart)", field.name())));
+            return Err(Error::schema(format!(
+                "column '{}' is there twice (case does not tell columns apart)",
+                field.name()
+            )));
         }
     }
     if schema.fields().is_empty() {
@@ -46,9 +48,12 @@ fn frame_field(field: &Field) -> Result<Field> {
 fn frame_type(column: &str, data_type: &DataType) -> Result<DataType> {
     use DataType as T;
     let utc = || Some("UTC".into());
-    let refuse = |why: &str| Err(Error::schema(format!("column '{column}' is {data_type}, which a frame cannot hold: {why}")));
+    let refuse =
+        |why: &str| Err(Error::schema(format!("column '{column}' is {data_type}, which a frame cannot hold: {why}")));
     Ok(match data_type {
-        T::Boolean | T::Int8 | T::Int16 | T::Int32 | T::Int64 | T::Float32 | T::Float64 | T::Date32 => data_type.clone(),
+        T::Boolean | T::Int8 | T::Int16 | T::Int32 | T::Int64 | T::Float32 | T::Float64 | T::Date32 => {
+            data_type.clone()
+        }
         T::UInt8 => T::Int16,
         T::UInt16 => T::Int32,
         T::UInt32 => T::Int64,
@@ -62,7 +67,9 @@ fn frame_type(column: &str, data_type: &DataType) -> Result<DataType> {
         T::Decimal32(p, s) | T::Decimal64(p, s) | T::Decimal128(p, s) if *s >= 0 => T::Decimal128(*p, *s),
         T::Decimal256(p, s) if *p <= 38 && *s >= 0 => T::Decimal128(*p, *s),
         T::Decimal256(..) => return refuse("decimals have at most 38 digits; cast it to DECIMAL(38, s) or DOUBLE"),
-        T::Decimal32(..) | T::Decimal64(..) | T::Decimal128(..) => return refuse("decimals have no negative scale; cast it"),
+        T::Decimal32(..) | T::Decimal64(..) | T::Decimal128(..) => {
+            return refuse("decimals have no negative scale; cast it");
+        }
         T::Dictionary(_, value) => frame_type(column, value)?,
         T::List(item) | T::LargeList(item) | T::ListView(item) | T::LargeListView(item) | T::FixedSizeList(item, _) => {
             T::List(Arc::new(Field::new("element", frame_type(column, item.data_type())?, item.is_nullable())))
@@ -70,7 +77,9 @@ fn frame_type(column: &str, data_type: &DataType) -> Result<DataType> {
         T::Struct(fields) => T::Struct(fields.iter().map(|f| frame_field(f)).collect::<Result<Fields>>()?),
         T::Map(entries, _) => map_type(column, entries)?,
         T::Null => return refuse("it holds only nulls; cast it to the type that its values will have"),
-        T::Time32(_) | T::Time64(_) => return refuse("there is no time-of-day type; cast it to a timestamp or an integer"),
+        T::Time32(_) | T::Time64(_) => {
+            return refuse("there is no time-of-day type; cast it to a timestamp or an integer");
+        }
         T::Duration(_) | T::Interval(_) => return refuse("there is no interval type; cast it to an integer"),
         T::Union(..) | T::RunEndEncoded(..) => return refuse("cast it to a plain type"),
     })
@@ -161,7 +170,10 @@ fn source_of(input: &Schema, target: &Field) -> Result<Option<usize>> {
         if target.is_nullable() {
             return Ok(None);
         }
-        return Err(Error::schema(format!("column '{}' is missing and takes no nulls: add it to the data", target.name())));
+        return Err(Error::schema(format!(
+            "column '{}' is missing and takes no nulls: add it to the data",
+            target.name()
+        )));
     };
     if !widens(field.data_type(), target.data_type()) {
         return Err(Error::schema(format!(
@@ -211,9 +223,10 @@ fn widens(from: &DataType, to: &DataType) -> bool {
         (T::UInt32, T::Int64 | T::Float64) => true,
         (T::Float16, T::Float32 | T::Float64) | (T::Float32, T::Float64) => true,
         (from, T::Decimal128(p, s)) if from.is_integer() => integer_digits(from) <= i32::from(*p) - i32::from(*s),
-        (T::Decimal32(fp, fs) | T::Decimal64(fp, fs) | T::Decimal128(fp, fs) | T::Decimal256(fp, fs), T::Decimal128(p, s)) => {
-            fs <= s && i32::from(*fp) - i32::from(*fs) <= i32::from(*p) - i32::from(*s)
-        }
+        (
+            T::Decimal32(fp, fs) | T::Decimal64(fp, fs) | T::Decimal128(fp, fs) | T::Decimal256(fp, fs),
+            T::Decimal128(p, s),
+        ) => fs <= s && i32::from(*fp) - i32::from(*fs) <= i32::from(*p) - i32::from(*s),
         (T::Utf8 | T::LargeUtf8 | T::Utf8View, T::Utf8) => true,
         (T::Binary | T::LargeBinary | T::BinaryView | T::FixedSizeBinary(_), T::Binary) => true,
         (T::Date32 | T::Date64, T::Timestamp(TimeUnit::Microsecond, None)) => true,
@@ -285,7 +298,10 @@ mod tests {
         let frame = target(vec![Field::new("a", DataType::Int32, false)]);
         let cases: Vec<(RecordBatch, &str)> = vec![
             (batch(vec![("a", Arc::new(Int64Array::from(vec![1])))]), "cast it"),
-            (batch(vec![("a", Arc::new(Int32Array::from(vec![1]))), ("z", Arc::new(StringArray::from(vec!["x"])))]), "'z'"),
+            (
+                batch(vec![("a", Arc::new(Int32Array::from(vec![1]))), ("z", Arc::new(StringArray::from(vec!["x"])))]),
+                "'z'",
+            ),
             (batch(vec![("a", Arc::new(Int32Array::from(vec![Some(1), None])))]), "no nulls"),
         ];
         for (input, wanted) in cases {
@@ -299,7 +315,9 @@ mod tests {
 
     #[test]
     fn nanoseconds_are_kept_or_refused_never_cut() {
-        let frame = frame_schema(&Schema::new(vec![Field::new("t", DataType::Timestamp(TimeUnit::Nanosecond, None), true)])).unwrap();
+        let frame =
+            frame_schema(&Schema::new(vec![Field::new("t", DataType::Timestamp(TimeUnit::Nanosecond, None), true)]))
+                .unwrap();
         let apply = |nanos: i64| {
             let input = batch(vec![("t", Arc::new(TimestampNanosecondArray::from(vec![nanos])))]);
             Coercion::plan(&input.schema(), &frame).unwrap().apply(&input)

@@ -28,7 +28,7 @@ SENSORS = pa.schema(
         pa.field("id", pa.int64(), nullable=False),
         pa.field("name", pa.string()),
         pa.field("value", pa.float64()),
-        pa.field("at", pa.timestamp("us", tz="UTC")),
+        pa.field("seen", pa.timestamp("us", tz="UTC")),
     ]
 )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import apiary
 import polars as pl
 import pyarrow as pa
@@ -107,12 +109,12 @@ def test_case_is_folded(ap: Apiary) -> None:
     [SCHEMA, pa.table({"x": pa.array([1], pa.int64())}), pl.DataFrame({"x": [1]}), pl.DataFrame({"x": [1]}).to_arrow()],
     ids=["schema", "table", "polars", "arrow of polars"],
 )
-def test_a_schema_is_taken_from_what_has_one(ap: Apiary, schema: object) -> None:
+def test_a_schema_is_taken_from_what_has_one(ap: Apiary, schema: Any) -> None:
     assert ap.create_frame("f", schema).schema == SCHEMA
 
 
 @pytest.mark.parametrize("schema", [{"x": "int"}, None, "x INT"])
-def test_what_is_no_schema_is_refused(ap: Apiary, schema: object) -> None:
+def test_what_is_no_schema_is_refused(ap: Apiary, schema: Any) -> None:
     with pytest.raises(apiary.InvalidInputError, match="pyarrow.Schema"):
         ap.create_frame("f", schema)
 

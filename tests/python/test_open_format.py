@@ -22,7 +22,7 @@ SCHEMA = pa.schema(
         pa.field("small", pa.int16()),
         pa.field("value", pa.float64()),
         pa.field("price", pa.decimal128(12, 2)),
-        pa.field("at", pa.timestamp("us", tz="UTC")),
+        pa.field("seen", pa.timestamp("us", tz="UTC")),
         pa.field("ok", pa.bool_()),
         pa.field("raw", pa.binary()),
     ]
@@ -40,7 +40,7 @@ def part(number: int, count: int = 7) -> pa.Table:
             "small": [None if i % 5 == 0 else i % 100 for i in ids],
             "value": [None if i % 3 == 0 else i / 8 for i in ids],
             "price": [Decimal(i).scaleb(-2) for i in ids],
-            "at": [datetime(2024, 1, 1, i % 24, tzinfo=timezone.utc) for i in ids],
+            "seen": [datetime(2024, 1, 1, i % 24, tzinfo=timezone.utc) for i in ids],
             "ok": [None if i % 7 == 0 else i % 2 == 0 for i in ids],
             "raw": [bytes([i % 256]) for i in ids],
         },
@@ -50,7 +50,7 @@ def part(number: int, count: int = 7) -> pa.Table:
 
 @pytest.fixture(params=[[], ["region"], ["region", "day"]], ids=["plain", "one partition", "two partitions"])
 def frame(ap: Apiary, request: pytest.FixtureRequest) -> Frame:
-    return ap.create_frame("open.format.data", SCHEMA, partition_by=request.param)
+    return ap.create_frame("shared.delta.data", SCHEMA, partition_by=request.param)
 
 
 def theirs(path: str, version: int | None = None) -> list[tuple[object, ...]]:
@@ -116,11 +116,11 @@ def test_statistics_skip_files_for_others_without_losing_rows(frame: Frame, stor
         (pc.field("id") >= 50, "id >= 50"),
         (pc.field("price") < pa.scalar(Decimal("0.05"), pa.decimal128(12, 2)), "price < 0.05"),
         (pc.field("region") == "ü %=&", "region = 'ü %=&'"),
-        (pc.field("at") > datetime(2024, 1, 1, 20, tzinfo=timezone.utc), "at > TIMESTAMP '2024-01-01T20:00:00Z'"),
+        (pc.field("seen") > datetime(2024, 1, 1, 20, tzinfo=timezone.utc), "seen > TIMESTAMP '2024-01-01T20:00:00Z'"),
         (pc.field("value").is_null(), "value IS NULL"),
     ):
         found = rows(dataset.to_table(columns=["id"], filter=condition))
-        assert found and found == rows(frame._apiary.sql(f"SELECT id FROM open.format.data WHERE {query}")), query
+        assert found and found == rows(frame._apiary.sql(f"SELECT id FROM shared.delta.data WHERE {query}")), query
 
 
 def test_we_read_what_others_wrote(frame: Frame, storage: Path) -> None:
@@ -131,7 +131,11 @@ def test_we_read_what_others_wrote(frame: Frame, storage: Path) -> None:
     frame.write(part(2))
     assert theirs(path) == rows(frame.read()) == rows(pa.concat_tables([part(0), part(1), part(2)]))
     deltalake.DeltaTable(path).delete("id < 10")
-    assert rows(frame.read()) == theirs(path) == [row for row in rows(pa.concat_tables([part(1), part(2)])) if row[2] >= 10]
+    assert (
+        rows(frame.read())
+        == theirs(path)
+        == [row for row in rows(pa.concat_tables([part(1), part(2)])) if row[2] >= 10]
+    )
     deltalake.write_deltalake(path, part(3), mode="overwrite")
     assert rows(frame.read()) == rows(part(3))
     assert [entry.version for entry in frame.history()] == [5, 4, 3, 2, 1, 0]

@@ -45,9 +45,7 @@ def test_the_stub_says_what_the_native_class_has(name: str) -> None:
     (stub,) = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name]
     promised = {node.name for node in stub.body if isinstance(node, ast.FunctionDef)} - {"__init__"}
     native = {
-        member
-        for member in vars(getattr(_apiary, name))
-        if not member.startswith("__") or member.startswith("__arrow")
+        member for member in vars(getattr(_apiary, name)) if not member.startswith("__") or member.startswith("__arrow")
     }
     assert promised == native
 
@@ -55,7 +53,9 @@ def test_the_stub_says_what_the_native_class_has(name: str) -> None:
 def test_public_names_have_a_docstring() -> None:
     for name in set(apiary.__all__) - {"__version__"}:
         public = getattr(apiary, name)
-        members = [m for key, m in vars(public).items() if not key.startswith("_") and (callable(m) or type(m) is property)]
+        members = [
+            m for key, m in vars(public).items() if not key.startswith("_") and (callable(m) or type(m) is property)
+        ]
         assert all(member.__doc__ for member in [public, *members]), name
 
 

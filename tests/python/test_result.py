@@ -34,7 +34,7 @@ CONVERSIONS: dict[str, Callable[[Result], Any]] = {
     "iteration": lambda result: pa.Table.from_batches(list(result), result.schema),
     "pyarrow": pa.table,
     "polars": pl.DataFrame,
-    "duckdb": lambda result: duckdb.sql("FROM result").to_arrow_table(),
+    "duckdb": lambda result: duckdb.sql("FROM result").to_arrow_table(),  # type: ignore[union-attr]
 }
 
 
@@ -57,8 +57,8 @@ def test_a_conversion_keeps_the_rows(ap: Apiary, filled: Frame, first: str) -> N
 
 
 def test_columns_and_schema_are_known_before_any_row(ap: Apiary, filled: Frame) -> None:
-    result = ap.sql("SELECT id, value, at FROM lab.raw.sensors")
-    assert result.columns == ["id", "value", "at"]
+    result = ap.sql("SELECT id, value, seen FROM lab.raw.sensors")
+    assert result.columns == ["id", "value", "seen"]
     assert result.schema.types == [pa.int64(), pa.float64(), pa.timestamp("us", tz="UTC")]
 
 
@@ -103,16 +103,20 @@ def test_rows_are_fetched_as_tuples(ap: Apiary, filled: Frame) -> None:
     assert result.fetchall() == [(number, f"n{number}") for number in range(2, 20)]
     assert (result.fetchone(), result.fetchall()) == (None, [])
     at = datetime(2024, 1, 1, tzinfo=timezone.utc)
-    assert ap.sql("SELECT $at AS at, NULL AS n, 'x' AS s", {"at": at}).fetchall() == [(at, None, "x")]
+    assert ap.sql("SELECT $at AS seen, NULL AS n, 'x' AS s", {"at": at}).fetchall() == [(at, None, "x")]
 
 
-def test_an_error_in_the_middle_is_raised_on_every_way_out(ap: Apiary, big: Frame) -> None:
-    query = "SELECT x, 10 / (x - 900000) AS q FROM big"
-    for way, convert in CONVERSIONS.items():
-        with pytest.raises(Exception, match="(?i)divide by zero"):
-            convert(ap.sql(query))
-            pytest.fail(f"{way} gave a part as the whole")
-    result = ap.sql(query)
+FAILING = "SELECT x, 10 / (x - 900000) AS q FROM big"
+
+
+@pytest.mark.parametrize("way", CONVERSIONS)
+def test_an_error_in_the_middle_is_raised_on_every_way_out(ap: Apiary, big: Frame, way: str) -> None:
+    with pytest.raises(Exception, match="(?i)divide by zero"):
+        CONVERSIONS[way](ap.sql(FAILING))
+
+
+def test_a_failed_result_keeps_saying_so(ap: Apiary, big: Frame) -> None:
+    result = ap.sql(FAILING)
     for _ in range(2):
         with pytest.raises(apiary.ApiaryError, match="(?i)divide by zero"):
             list(result)
@@ -206,6 +210,11 @@ def test_a_cancelled_result_stops_its_query(ap: Apiary, big: Frame) -> None:
     with pytest.raises(apiary.CancelledError):
         result.to_arrow()
     result.cancel()
+
+
+def test_many_results_can_be_open_at_once(ap: Apiary, filled: Frame) -> None:
+    results = [ap.sql(f"{QUERY} WHERE id = $id", {"id": number % 20}, time_limit=20) for number in range(40)]
+    assert [result.fetchall() for result in results] == [[(number % 20, f"n{number % 20}")] for number in range(40)]
 
 
 def test_a_kept_result_outlives_its_apiary(storage: Any) -> None:

@@ -74,7 +74,9 @@ def test_a_parameter_that_is_not_given_is_an_error(ap: Apiary, params: Any) -> N
         ap.sql("SELECT $x + 1 AS v", params=params).fetchall()
 
 
-@pytest.mark.parametrize("value", [object(), {1, 2}, [1, "a"], decimal.Decimal("NaN"), 1j], ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize(
+    "value", [object(), {1, 2}, [1, "a"], decimal.Decimal("NaN"), 1j], ids=lambda value: type(value).__name__
+)
 def test_what_is_no_parameter_is_refused(ap: Apiary, value: Any) -> None:
     with pytest.raises(apiary.InvalidInputError, match="parameter"):
         ap.sql("SELECT $v AS v", params={"v": value})
@@ -101,7 +103,7 @@ def test_parameters_are_a_dict_or_a_list(ap: Apiary) -> None:
         ("DESCRIBE nowhere", apiary.NotFoundError, LookupError),
         ("CREATE FRAME lab.raw.sensors (a INT)", apiary.AlreadyExistsError, Exception),
         ("CREATE HIVE default", apiary.AlreadyExistsError, Exception),
-        ("CREATE HIVE \"a-b\"", apiary.InvalidInputError, ValueError),
+        ('CREATE HIVE "a-b"', apiary.InvalidInputError, ValueError),
     ],
 )
 def test_errors_have_their_kind(
@@ -195,7 +197,9 @@ def test_files_are_tables(ap: Apiary, tmp_path: Path) -> None:
 
 def test_explain_and_information_schema(ap: Apiary, sensors: Frame) -> None:
     sensors.write({"id": [1, 2]})
-    plan = "\n".join(str(row) for row in ap.sql("EXPLAIN ANALYZE SELECT * FROM lab.raw.sensors WHERE id > 1").fetchall())
+    plan = "\n".join(
+        str(row) for row in ap.sql("EXPLAIN ANALYZE SELECT * FROM lab.raw.sensors WHERE id > 1").fetchall()
+    )
     assert "bees" in plan and "cells" in plan
     query = "SELECT table_name FROM information_schema.tables WHERE table_catalog = 'lab' AND table_schema = 'raw'"
     assert ap.sql(query).fetchall() == [("sensors",)]

@@ -143,8 +143,9 @@ def test_a_query_gives_what_duckdb_gives(bench: Bench, number: int) -> None:
 
 def test_the_data_is_that_of_the_benchmark(bench: Bench) -> None:
     counts = {table: bench.apiary.sql(f"SELECT count(*) FROM {table}").fetchone() for table in TABLES}
-    assert {table: counts[table] for table in ("customer", "nation", "orders", "part", "partsupp", "region", "supplier")} == {
+    assert counts == {
         "customer": (1500,),
+        "lineitem": (60175,),
         "nation": (25,),
         "orders": (15000,),
         "part": (2000,),
@@ -152,6 +153,5 @@ def test_the_data_is_that_of_the_benchmark(bench: Bench) -> None:
         "region": (5,),
         "supplier": (100,),
     }
-    assert counts["lineitem"] == (60175,)
     for table in TABLES:
         assert bench.duckdb.execute(f"SELECT count(*) FROM {table}").fetchone() == counts[table]

@@ -24,7 +24,7 @@ TABLE = pa.table(
         "id": pa.array([1, 2, 3], pa.int64()),
         "name": pa.array(["a", None, "ü🐝"], pa.string()),
         "value": pa.array([0.5, -1.0, None], pa.float64()),
-        "at": pa.array([AT, AT + timedelta(days=1), None], pa.timestamp("us", tz="UTC")),
+        "seen": pa.array([AT, AT + timedelta(days=1), None], pa.timestamp("us", tz="UTC")),
     }
 )
 
@@ -217,7 +217,7 @@ def test_a_frame_describes_itself(ap: Apiary, sensors: Frame) -> None:
     assert info.bytes > 0
     assert info.location.rstrip("/").endswith("lab/raw/sensors")
     assert info.schema.names == sensors.schema.names == TABLE.schema.names
-    assert sensors.schema.field("at").type == pa.timestamp("us", tz="UTC")
+    assert sensors.schema.field("seen").type == pa.timestamp("us", tz="UTC")
     assert not sensors.schema.field("id").nullable
 
 
@@ -239,7 +239,7 @@ def test_partitions_lie_in_folders_and_null_is_refused(ap: Apiary) -> None:
         (pa.table({"name": ["x"]}), "id"),
         (pa.table({"id": pa.array([None], pa.int64())}), "id"),
         (pa.table({"id": ["one"]}), "id"),
-        (pa.table({"id": pa.array([1], pa.int64()), "at": ["2025"]}), "at"),
+        (pa.table({"id": pa.array([1], pa.int64()), "seen": ["2025"]}), "seen"),
         ({"id": [1], "other": [1]}, "other"),
         ({"id": ["one"]}, "one"),
         ([{"id": 1, "value": "much"}], "much"),
@@ -294,7 +294,7 @@ def test_items_of_an_iterator_must_fit_the_first(sensors: Frame) -> None:
     assert rows(sensors.read(["id", "value"])) == [(1, 1.0), (2, 2.0)]
 
 
-@pytest.mark.parametrize("nothing", [[], {"id": []}, iter(()), TABLE.slice(0, 0)], ids=["list", "dict", "iter", "table"])
+@pytest.mark.parametrize("nothing", [[], {"id": []}, iter(()), TABLE[:0]], ids=["list", "dict", "iter", "table"])
 def test_nothing_can_be_written_too(sensors: Frame, nothing: Any) -> None:
     sensors.write(TABLE)
     assert sensors.write(nothing).rows == 0

@@ -83,12 +83,13 @@ async fn once(colony: &Colony, command: &Command) -> Outcome {
     }
 }
 
+/// Warnings and errors; not the Delta kernel's, which logs every error that it also returns.
+const DEFAULT_LOG: &str = "warn,delta_kernel=off";
+
 /// Log events go to stderr, from warnings up unless `APIARY_LOG` says otherwise.
 fn log_to_stderr() {
-    let filter = EnvFilter::builder()
-        .with_default_directive(LevelFilter::WARN.into())
-        .with_env_var("APIARY_LOG")
-        .from_env_lossy();
+    let chosen = std::env::var("APIARY_LOG").unwrap_or_else(|_| DEFAULT_LOG.into());
+    let filter = EnvFilter::builder().with_default_directive(LevelFilter::WARN.into()).parse_lossy(chosen);
     // It fails only when somebody has set a subscriber before, and then there is one.
     let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
 }

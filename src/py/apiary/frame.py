@@ -113,13 +113,18 @@ class Frame:
     def _write(self, data: Data, *, overwrite: bool) -> WriteResult:
         try:
             source = input_of(data, lambda: self._apiary._native.describe(self._name)["schema"])
-            return WriteResult(**self._send(source, overwrite=overwrite))
+            return WriteResult(**self._send(data, source, overwrite=overwrite))
         except NotFoundError as error:
             raise self._missing(error) from error
 
-    def _send(self, source: Input, *, overwrite: bool) -> dict[str, Any]:
+    def _send(self, data: Data, source: Input, *, overwrite: bool) -> dict[str, Any]:
         try:
             return self._apiary._native.write(self._name, source.stream, overwrite)
+        except KeyboardInterrupt:
+            if isinstance(data, Result):
+                # Nobody will read the rest: the query that computes it must not run on.
+                data.cancel()
+            raise
         except ApiaryError as error:
             if source.failure is not None:
                 raise source.failure from error

@@ -27,11 +27,7 @@ class ArrowSchema(Protocol):
 
 
 Data: TypeAlias = (
-    ArrowStream
-    | ArrowArray
-    | Mapping[str, Sequence[Any]]
-    | Sequence[Mapping[str, Any]]
-    | Iterable[ArrowStream | ArrowArray]
+    ArrowStream | ArrowArray | Mapping[str, Any] | Sequence[Mapping[str, Any]] | Iterable[ArrowStream | ArrowArray]
 )
 """What can be written to a frame."""
 

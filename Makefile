@@ -1,0 +1,50 @@
+# make demo   builds, generates TPC-H scale 1, runs the 22 queries
+# make test   installs what the tests need into .venv, runs the Rust and the Python tests
+# make lint   formatting, clippy
+# make bench  against DuckDB, DataFusion and delta-rs (installs them into .venv-bench)
+#
+# Compiled dependencies are kept in CARGO_TARGET_DIR between checkouts; without that folder everything is built anew.
+
+export CARGO_TARGET_DIR ?= $(HOME)/.cache/apiary/target
+PYTHON ?= python3
+SCALE ?= 1
+VENV := .venv
+NODE := $(CARGO_TARGET_DIR)/release/apiary-node
+
+.PHONY: demo build test rust-test python-test lint bench clean
+
+demo: build
+	$(NODE) demo --scale $(SCALE)
+
+build:
+	cargo build --release --locked --bin apiary-node
+
+test: rust-test python-test
+
+$(VENV)/installed: tests/python/requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r tests/python/requirements.txt 'maturin>=1.9.4,<2'
+	touch $@
+
+rust-test: $(VENV)/installed build
+	APIARY_MINISTACK=$(abspath $(VENV))/bin/ministack cargo test --release --locked
+
+python-test: $(VENV)/installed build
+	VIRTUAL_ENV=$(abspath $(VENV)) $(VENV)/bin/maturin develop --release --locked --quiet
+	APIARY_NODE=$(NODE) $(VENV)/bin/python -m pytest -q tests/python
+
+lint:
+	cargo fmt --check
+	cargo clippy --release --locked --all-targets --features python -- -D warnings
+
+bench: build $(VENV)/installed
+	VIRTUAL_ENV=$(abspath $(VENV)) $(VENV)/bin/maturin develop --release --locked --quiet
+	$(VENV)/bin/pip install --quiet 'datafusion>=55,<56'
+	$(VENV)/bin/python benches/tpch.py --scale $(SCALE)
+	$(VENV)/bin/python benches/ingest.py --scale $(SCALE)
+	$(VENV)/bin/python benches/startup.py
+	$(VENV)/bin/python benches/open.py
+	$(VENV)/bin/python benches/commits.py
+
+clean:
+	rm -rf $(VENV) .pytest_cache
