@@ -2,7 +2,8 @@
 
 Measured: commits per second from the moment all processes may start to the end of the last one, and how long one append
 takes for its caller, retries included. Each append is one row and one commit.
-Peer: with ``--peer``, the Python package ``deltalake`` doing the same on the same disk, before and after (local folder only).
+Peer: with ``--peer``, the Python package ``deltalake`` doing the same in a local folder of the same disk, before and
+after.
 How to read it: every row must be there exactly once and no append may fail: what breaks that is printed and makes the
 exit code 1. "slowest append" shows how unfair waiting is.
 
@@ -26,9 +27,20 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from support import answer, need, pairs, print_conditions, print_table, s3_server, start_child
+from support import (
+    answer,
+    let_go,
+    need,
+    pairs,
+    print_conditions,
+    print_table,
+    s3_server,
+    start_child,
+    wait_for_go,
+)
 
 FRAME = "bench.commits.{}"
+HEADER = ["storage", "commits/s", "seconds", "median append ms", "slowest append ms", "exactly once"]
 
 
 class Run(NamedTuple):
@@ -48,7 +60,7 @@ def main() -> None:
         return
     print_conditions("apiary", processes=args.processes, appends=args.appends)
     runs = list(all_runs(args))
-    print_table(["storage", "commits/s", "seconds", "median append ms", "slowest append ms", "exactly once"], map(line, runs))
+    print_table(HEADER, map(line, runs))
     wrong = [f"- {run.label}: {message}" for run in runs for message in run.wrong]
     print("\n".join(wrong))
     sys.exit(1 if wrong else 0)
@@ -116,15 +128,10 @@ def all_together(
     engine: str, target: str, options: dict[str, str], args: argparse.Namespace
 ) -> tuple[float, list[dict[str, Any]]]:
     """Starts the processes, lets them go at one moment and waits for all: seconds, and what each says."""
-    shared = ["--appends", args.appends, *(word for pair in options.items() for word in ("--storage-option", "=".join(pair)))]
-    children = [start_child(engine, target, writer, *shared) for writer in range(args.processes)]
-    for child in children:
-        if child.stdout.readline() != "ready\n":
-            sys.exit("a writer did not start")
-    begin = time.perf_counter()
-    for child in children:
-        child.stdin.write("go\n")
-        child.stdin.flush()
+    shared = [f"--storage-option={key}={value}" for key, value in options.items()]
+    writers = range(args.processes)
+    children = [start_child(engine, target, writer, "--appends", args.appends, *shared) for writer in writers]
+    begin = let_go(children)
     answers = [answer(child) for child in children]
     return max(found["end"] for found in answers) - begin, answers
 
@@ -134,8 +141,7 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
     engine, target, writer = args.child
     open_target = {"apiary": frame_appender, "deltalake": table_appender}[engine]
     with open_target(target, pairs(args.storage_option)) as append:
-        print("ready", flush=True)
-        sys.stdin.readline()
+        wait_for_go()
         return appends(append, int(writer), args.appends)
 
 
@@ -172,7 +178,9 @@ def table_appender(target: str, _: dict[str, str]) -> Iterator[Callable[[Any], A
     yield lambda data: write_deltalake(table, data, mode="append")
 
 
-def check(rows: list[tuple[Any, ...]], version: int, answers: list[dict[str, Any]], args: argparse.Namespace) -> list[str]:
+def check(
+    rows: list[tuple[Any, ...]], version: int, answers: list[dict[str, Any]], args: argparse.Namespace
+) -> list[str]:
     """What is not as it must be."""
     wanted = [(writer, number) for writer in range(args.processes) for number in range(args.appends)]
     found = Counter(rows)

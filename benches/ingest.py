@@ -1,9 +1,9 @@
 """Ingest: TPC-H lineitem from an Arrow stream into a frame.
 
-Measured: rows per second and peak memory (``ru_maxrss``) of one write from a ``pyarrow.RecordBatchReader`` that reads the
+Measured: rows per second and peak memory (``ru_maxrss``) of one write from a ``pyarrow.RecordBatchReader`` over the
 generator's Parquet file, frame creation included and the opening of the Apiary not.
-Peer: ``deltalake.write_deltalake`` with the same reader into a new table on the same disk. "reader alone" drains the reader:
-what both pay before they do anything.
+Peer: ``deltalake.write_deltalake`` with the same reader into a new table on the same disk. "reader alone" drains the
+reader: what both pay before they do anything.
 How to read it: each write is a process of its own, the writers take turns, and the first row of ratios is rows/s of
 Apiary over the peer's (above 1: Apiary is faster), the second its peak memory over the peer's (below 1: Apiary is
 leaner); median of the rounds with the smallest and the largest.
@@ -78,7 +78,7 @@ def one_write(writer: str, source: Path, args: argparse.Namespace) -> dict[str, 
     target = Path(tempfile.mkdtemp(prefix="ingest-", dir=source.parent))
     memory = ["--memory", args.memory] if args.memory else []
     try:
-        return answer(start_child(writer, source, target, "--bees", args.bees, *memory))
+        return dict(answer(start_child(writer, source, target, "--bees", args.bees, *memory)))
     finally:
         shutil.rmtree(target)
 
@@ -124,7 +124,7 @@ def into_frame(source: str, target: str, args: argparse.Namespace) -> Written:
     frame = apiary.create_frame("tpch.bench.lineitem", reader.schema)
     frame.write(reader)
     seconds = time.perf_counter() - begin
-    return seconds, lambda: int(apiary.sql("SELECT count(*) FROM tpch.bench.lineitem").fetchone()[0])
+    return seconds, lambda: int(apiary.sql("SELECT count(*) FROM tpch.bench.lineitem").fetchall()[0][0])
 
 
 def into_delta_table(source: str, target: str, _: argparse.Namespace) -> Written:

@@ -1,11 +1,11 @@
 """Open: what a long history costs the first query of a node.
 
-Measured: time of planning (``stats["planning_ms"]``) and requests to storage of the first query of a fresh Apiary, on a frame with few
-commits and on one with many. Every commit overwrites one small cell, so that both frames hold one cell of one row and
-differ in nothing but their history.
+Measured: time of planning (``stats["planning_ms"]``) and requests to storage of the first query of a fresh Apiary, on a
+frame with few commits and on one with many. Every commit overwrites one small cell, so that both frames hold one cell
+of one row and differ in nothing but their history.
 Peer: the frame with few commits; what is asked of the long one is that its checkpoint makes it as quick to open.
-How to read it: the frames take turns; "ratio" is the long frame's time over the short one's, in pairs, with the smallest
-and the largest. "all requests" are those of the node from its start to the end of the query.
+How to read it: the frames take turns; "ratio" is the long frame's figure over the short one's, in pairs, with the
+smallest and the largest. "all requests" are those of the node from its start to the end of the query.
 
     python benches/open.py --commits 10 5000
 """

@@ -1,11 +1,11 @@
 """Start: what a person waits for and pays before anything useful happens.
 
-Measured: wall time of ``apiary-node sql 'SELECT 1'`` on a meadow that exists (process start to exit); what ``import apiary``
-takes; resident memory of an idle ``apiary-node run`` after three seconds; size of the stripped binary.
-Peers: ``apiary-node --version`` is what the process alone takes; ``import pyarrow`` and an empty Python program are what
-other imports take, run in turns with ours.
-How to read it: medians with the smallest and the largest, in milliseconds and in MB of 1,000,000 bytes. The last row of the imports is
-the median of the paired differences.
+Measured: wall time of ``apiary-node sql 'SELECT 1'`` on a meadow that exists (process start to exit); what ``import
+apiary`` takes; resident memory of an idle ``apiary-node run`` after three seconds; size of the stripped binary.
+Peers: ``apiary-node --version`` is what the process alone takes; ``import pyarrow`` and an empty Python program are
+what other imports take, run in turns with ours.
+How to read it: medians with the smallest and the largest, in milliseconds and in MB of 1,000,000 bytes. The last row of
+the imports is the median of the paired differences.
 
     python benches/startup.py
 """
@@ -57,8 +57,8 @@ def stripped(binary: Path, copy: Path) -> Path:
 
 def program_rows(node: Path, meadow: Path, runs: int) -> Iterable[tuple[str, str]]:
     """Wall times of the program, once the meadow is there."""
-    sql = [node, "--storage", meadow, "sql", "SELECT 1"]
-    version = [node, "--version"]
+    sql: list[object] = [node, "--storage", meadow, "sql", "SELECT 1"]
+    version: list[object] = [node, "--version"]
     run(sql)
     times = in_turns([sql, version], runs)
     yield "apiary-node sql 'SELECT 1'", spread(times[0], 0)
@@ -67,7 +67,7 @@ def program_rows(node: Path, meadow: Path, runs: int) -> Iterable[tuple[str, str
 
 def import_rows(runs: int) -> Iterable[tuple[str, str]]:
     """Wall times of programs that only import."""
-    programs = [[sys.executable, "-c", code] for code in IMPORTS]
+    programs: list[list[object]] = [[sys.executable, "-c", code] for code in IMPORTS]
     for program in programs:
         run(program)
     times = in_turns(programs, runs)

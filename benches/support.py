@@ -73,8 +73,29 @@ def answer(child: subprocess.Popen[str]) -> Any:
     """What a child measured: the JSON on its last line."""
     output, _ = child.communicate()
     if child.returncode != 0:
-        sys.exit(f"a child process failed with exit code {child.returncode}: {' '.join(map(str, child.args))}")
+        sys.exit(f"a child process failed with exit code {child.returncode}: {child.args}")
     return json.loads(output.splitlines()[-1])
+
+
+def let_go(children: list[subprocess.Popen[str]]) -> float:
+    """Waits until all children are ready and lets them go together: when that was, by ``time.perf_counter``."""
+    for child in children:
+        assert child.stdout is not None
+        if child.stdout.readline() != "ready\n":
+            sys.exit("a child process did not start")
+    begin = time.perf_counter()
+    for child in children:
+        assert child.stdin is not None
+        child.stdin.write("go\n")
+        child.stdin.flush()
+    return begin
+
+
+def wait_for_go() -> None:
+    """The child's side of :func:`let_go`."""
+    print("ready", flush=True)
+    if sys.stdin.readline() != "go\n":
+        sys.exit("the bench ended before it began")
 
 
 def pairs(options: Iterable[str]) -> dict[str, str]:

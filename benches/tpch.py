@@ -5,8 +5,8 @@ Peers: the same query on plain DataFusion 55 (``target_partitions`` = bees) and 
 on the generator's own Snappy Parquet files; Apiary reads the frames that ``generate tpch`` makes of the same rows.
 How to read it: every round runs a query on all three engines one after the other, in an order that rotates, and gives
 one ratio per peer; the table shows each query's median time and its median ratio with the smallest and the largest.
-A ratio below 1 means that Apiary is faster. "geometric mean" is taken over the queries of a round, so that its spread is
-that of the rounds. The process is held to as many cores as there are bees. Answers are compared once: where they
+A ratio below 1 means that Apiary is faster. "geometric mean" is taken over the queries of a round, so that its spread
+is that of the rounds. The process is held to as many cores as there are bees. Answers are compared once: where they
 differ, the query is named and the exit code is 1.
 
     python benches/tpch.py --scale 1 --rounds 5
@@ -220,7 +220,8 @@ def line(number: int, times: dict[str, list[float]], facts: dict[str, Any]) -> l
 
 def print_summary(times: Times) -> None:
     if times:
-        print_table(["apiary to", "geometric mean", "all queries' time", "worst query"], map(summary, PEERS, [times] * 2))
+        header = ["apiary to", "geometric mean", "all queries' time", "worst query"]
+        print_table(header, [summary(peer, times) for peer in PEERS])
 
 
 def summary(peer: str, times: Times) -> list[str]:

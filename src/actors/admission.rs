@@ -111,7 +111,7 @@ mod tests {
     use super::*;
     use crate::ErrorKind;
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn places_then_queue_then_busy() {
         let admission = Admission::new(1, 1);
         let first = admission.enter(None).await.unwrap();
@@ -124,7 +124,7 @@ mod tests {
         assert_eq!(admission.waiting(), 0);
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn waiting_ends_at_the_limit_and_at_the_close() {
         let admission = Admission::new(1, 4);
         let _first = admission.enter(None).await.unwrap();

@@ -35,11 +35,11 @@ pub(crate) struct Combs {
     disk: Arc<DiskManager>,
     cache: Arc<CacheManager>,
     store: Arc<dyn ObjectStore>,
-    _scratch: tempfile::TempDir,
 }
 
 impl Combs {
-    /// Room of `budget` bytes, spilling at most `scratch_limit` bytes below `scratch`.
+    /// Room of `budget` bytes, spilling at most `scratch_limit` bytes into a folder of its own below `scratch`, which is
+    /// made at the first spill and removed with this.
     pub(crate) fn new(
         budget: u64,
         scratch: &std::path::Path,
@@ -47,17 +47,19 @@ impl Combs {
         cache: Arc<CacheManager>,
         store: Arc<dyn ObjectStore>,
     ) -> Result<Self> {
-        let folder = tempfile::Builder::new()
-            .prefix("apiary-bee-")
-            .tempdir_in(scratch)
-            .map_err(|e| Error::from(e).context(format!("cannot make a scratch folder in {}", scratch.display())))?;
+        if !scratch.is_dir() {
+            return Err(Error::invalid(format!(
+                "scratch folder {} is not a folder: make it or choose another",
+                scratch.display()
+            )));
+        }
         let disk = DiskManagerBuilder::default()
-            .with_mode(DiskManagerMode::Directories(vec![folder.path().to_path_buf()]))
+            .with_mode(DiskManagerMode::Directories(vec![scratch.to_path_buf()]))
             .with_max_temp_directory_size(scratch_limit)
             .build()?;
         let named = NonZeroUsize::new(NAMED_CONSUMERS).unwrap_or(NonZeroUsize::MIN);
         let pool = Arc::new(TrackConsumersPool::new(FairSpillPool::new(budget as usize), named));
-        Ok(Self { budget, pool, disk: Arc::new(disk), cache, store, _scratch: folder })
+        Ok(Self { budget, pool, disk: Arc::new(disk), cache, store })
     }
 
     pub(crate) fn budget(&self) -> u64 {

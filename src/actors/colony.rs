@@ -211,6 +211,7 @@ impl Drop for Life {
         }
         let (supervisor, system) = (self.supervisor.clone(), self.system.clone());
         // The thread ends by itself: a destructor does not wait.
+        #[expect(clippy::disallowed_methods, reason = "the last message of all must not wait for room")]
         supervisor.do_send(StopBees);
         if let Some(system) = system {
             system.stop();
@@ -498,6 +499,7 @@ impl Colony {
         self.core.token.cancel();
         let started = std::time::Instant::now();
         while self.core.slots.iter().any(|s| s.core.active() > 0) && started.elapsed() < DRAIN {
+            #[expect(clippy::disallowed_methods, reason = "shutdown is a blocking call on the caller's own thread")]
             std::thread::sleep(Duration::from_millis(2));
         }
         let (done, stopped) = std::sync::mpsc::channel();

@@ -93,10 +93,12 @@ fn io_kind(io: &std::io::Error) -> ErrorKind {
 }
 
 fn exhausted(text: &str) -> Error {
-    let first = text.lines().next().unwrap_or_default();
+    // The list of consumers is for developers; the line that says what was wanted and what was left is for everybody.
+    let wanted = text.lines().find(|line| line.contains("Failed to allocate")).or(text.lines().next());
+    let wanted = wanted.unwrap_or_default().trim().trim_start_matches("Error: ").trim_end_matches('.');
     Error::new(
         ErrorKind::MemoryExceeded,
-        format!("{first}; give the colony more memory, use fewer bees, or ask for less at a time"),
+        format!("{wanted}; give the colony more memory, use fewer bees, or ask for less at a time"),
     )
 }
 

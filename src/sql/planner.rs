@@ -108,7 +108,9 @@ impl Planner {
     /// # Errors
     /// Never in practice: the options exist.
     pub fn new(meadow: Meadow, split: Split, functions: Vec<Arc<ScalarUDF>>) -> Result<Self> {
-        let mut builder = SessionStateBuilder::new().with_default_features().with_config(session_config(&split))
+        let mut builder = SessionStateBuilder::new()
+            .with_default_features()
+            .with_config(session_config(&split))
             .with_physical_optimizer_rule(Arc::new(StopPoints));
         builder.scalar_functions().get_or_insert_default().extend(functions);
         let base = builder.build();

@@ -20,7 +20,11 @@ use datafusion::physical_plan::unnest::UnnestExec;
 pub(crate) struct StopPoints;
 
 impl PhysicalOptimizerRule for StopPoints {
-    fn optimize(&self, plan: Arc<dyn ExecutionPlan>, _: &ConfigOptions) -> Result<Arc<dyn ExecutionPlan>, DataFusionError> {
+    fn optimize(
+        &self,
+        plan: Arc<dyn ExecutionPlan>,
+        _: &ConfigOptions,
+    ) -> Result<Arc<dyn ExecutionPlan>, DataFusionError> {
         let guard = |node: Arc<dyn ExecutionPlan>| match multiplies(&node) {
             true => Ok(Transformed::yes(Arc::new(CooperativeExec::new(node)) as _)),
             false => Ok(Transformed::no(node)),

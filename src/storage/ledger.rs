@@ -411,7 +411,7 @@ impl Inner {
         for attempt in 0..MAX_TRIES {
             match self.try_commit(&snapshot, cells, mode, &removed)? {
                 Some(committed) => return self.committed(base, committed),
-                None => std::thread::sleep(backoff(attempt)),
+                None => pause(backoff(attempt)),
             }
             let newer = Snapshot::builder_from(Arc::clone(&snapshot)).build(self.engine.as_ref())?;
             self.check_conflict(base, &newer, &removed)?;
@@ -639,6 +639,11 @@ fn files_to_remove(
         files.push(FilteredEngineData::try_new(Box::new(ArrowEngineData::new(batch)), selected)?);
     }
     Ok(files)
+}
+
+#[expect(clippy::disallowed_methods, reason = "commits run on the I/O runtime's threads for blocking work")]
+fn pause(time: Duration) {
+    std::thread::sleep(time);
 }
 
 /// Exponential from 2 ms with full jitter, so that losers of one race do not meet again.

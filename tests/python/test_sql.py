@@ -142,7 +142,10 @@ def test_a_time_limit_is_above_zero(ap: Apiary, limit: float) -> None:
 def test_a_query_that_needs_more_memory_than_its_bee_has_fails_alone(storage: Path, big: Frame) -> None:
     with Apiary("small", storage=storage, bees=1, memory="64MB") as small:
         with pytest.raises(apiary.MemoryExceededError) as caught:
-            small.sql("SELECT array_agg(repeat('x', 200) || CAST(x AS VARCHAR)) AS a FROM big").to_arrow()
+            small.sql(
+                "WITH wide AS (SELECT x, repeat('x', 200) || CAST(x AS VARCHAR) AS s FROM big) "
+                "SELECT max(a.s || b.s) AS s FROM wide a JOIN wide b ON a.x = b.x"
+            ).to_arrow()
         assert isinstance(caught.value, MemoryError)
         assert small.sql("SELECT count(*) FROM big").fetchone() == (1_000_000,)
 

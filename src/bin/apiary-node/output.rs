@@ -84,7 +84,7 @@ struct Output<W: Write> {
 
 enum Sink<W: Write> {
     Table(Table<W>),
-    Csv(arrow::csv::Writer<W>),
+    Csv(Box<arrow::csv::Writer<W>>),
     Json(arrow::json::LineDelimitedWriter<W>),
 }
 
@@ -124,7 +124,7 @@ impl<W: Write> Sink<W> {
     fn new(writer: W, format: Format, schema: &SchemaRef) -> Self {
         match format {
             Format::Table => Self::Table(Table::new(writer, Arc::clone(schema))),
-            Format::Csv => Self::Csv(arrow::csv::Writer::new(writer)),
+            Format::Csv => Self::Csv(Box::new(arrow::csv::Writer::new(writer))),
             Format::Json => Self::Json(arrow::json::WriterBuilder::new().with_explicit_nulls(true).build(writer)),
         }
     }
