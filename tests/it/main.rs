@@ -1,0 +1,28 @@
+//! The integration tests: one binary, because each links Arrow and Parquet.
+//!
+//! | file | what it shows |
+//! |---|---|
+//! | `support`, `ministack` | colonies that clean up after themselves, rows, a real S3 server |
+//! | `conformance` | every place and decorator keeps the promises that commits rest on |
+//! | `frames` | versions, checkpoints, schema rules, names, hostile ledgers |
+//! | `commits` | many writers, lost acknowledgements, conflicts |
+//! | `isolation` | what one query does to the others: nothing |
+//! | `splits` | a split plan answers as plain DataFusion does |
+//! | `crash` | kill -9 in the middle of writing |
+//! | `embed` | colonies in the Systems, runtimes and processes of others |
+//! | `layering` | dependencies point one way |
+//! | `actix_semantics` | the behaviours of actix that we rely on |
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::disallowed_methods)]
+
+mod actix_semantics;
+mod commits;
+mod conformance;
+mod crash;
+mod embed;
+mod frames;
+mod isolation;
+mod layering;
+mod ministack;
+mod splits;
+mod support;
