@@ -73,7 +73,7 @@ def answer(child: subprocess.Popen[str]) -> Any:
     """What a child measured: the JSON on its last line."""
     output, _ = child.communicate()
     if child.returncode != 0:
-        sys.exit(f"a child process failed with exit code {child.returncode}: {child.args}")
+        sys.exit(f"a child process failed with exit code {child.returncode}: {child.args!r}")
     return json.loads(output.splitlines()[-1])
 
 

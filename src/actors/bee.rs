@@ -25,6 +25,7 @@ use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt};
 use http::HeaderMap;
 use tokio::sync::{mpsc, oneshot};
+use url::Url;
 use uuid::Uuid;
 
 use super::chamber::Combs;
@@ -49,7 +50,7 @@ pub(crate) struct BeeCore {
     pub(crate) index: usize,
     pub(crate) combs: Combs,
     pub(crate) queries: Arc<Queries>,
-    worker: Worker,
+    sessions: ChamberSessions,
     active: AtomicUsize,
 }
 
@@ -62,9 +63,8 @@ impl BeeCore {
         functions: Vec<Arc<ScalarUDF>>,
     ) -> Arc<Self> {
         Arc::new_cyclic(|core| {
-            let sessions = ChamberSessions { core: core.clone(), channels, functions };
-            let worker = Worker::from_session_builder(sessions);
-            Self { index, combs, queries, worker, active: AtomicUsize::new(0) }
+            let sessions = ChamberSessions { core: core.clone(), channels, functions, nobody: Worker::default() };
+            Self { index, combs, queries, sessions, active: AtomicUsize::new(0) }
         })
     }
 
@@ -84,6 +84,12 @@ impl BeeCore {
         self.queries.find(&id.ok_or_else(|| Error::internal("a task names no query"))?)
     }
 
+    /// The worker that keeps this query's tasks on this bee. Each query has its own: what it keeps goes with the query,
+    /// not with the library's cache of all tasks, which lets go late.
+    fn worker(&self, query: &QueryRecord) -> Result<Worker> {
+        query.worker(self.index, || Worker::from_session_builder(self.sessions.clone()))
+    }
+
     fn begin(self: &Arc<Self>) -> Working {
         self.active.fetch_add(1, Ordering::Relaxed);
         Working(Arc::clone(self))
@@ -92,9 +98,10 @@ impl BeeCore {
     /// Opens the streams of a task's partitions, to be polled on this bee's thread.
     pub(crate) async fn open_streams(
         &self,
+        query: &QueryRecord,
         request: ExecuteTaskRequest,
     ) -> Result<Vec<BoxStream<'static, Result<RecordBatch, DataFusionError>>>, DataFusionError> {
-        let (streams, _) = self.worker.execute_task(request).await?;
+        let (streams, _) = self.worker(query)?.execute_task(request).await?;
         Ok(streams.into_iter().map(|stream| stream.boxed()).collect())
     }
 }
@@ -109,10 +116,17 @@ impl Drop for Working {
 }
 
 /// Builds the session in which a task runs: its query's chamber.
+#[derive(Clone)]
 struct ChamberSessions {
     core: std::sync::Weak<BeeCore>,
     channels: Arc<dyn ChannelResolver + Send + Sync>,
     functions: Vec<Arc<ScalarUDF>>,
+    nobody: Worker,
+}
+
+/// An address that no bee has.
+fn nobodys_url() -> Result<Url> {
+    Url::parse("bee://nobody/").map_err(|e| Error::internal(e.to_string()))
 }
 
 #[async_trait]
@@ -125,6 +139,8 @@ impl WorkerSessionBuilder for ChamberSessions {
             .builder
             .with_runtime_env(core.combs.chamber(&query)?)
             .with_distributed_channel_resolver(Arc::clone(&self.channels))
+            // The library puts the task's own worker here, and the worker keeps the task: neither would ever be freed.
+            .with_distributed_local_worker_context(self.nobody.to_local_worker_context(nobodys_url()?))
             .with_distributed_passthrough_headers(query.headers()?)?;
         if !self.functions.is_empty() {
             builder.scalar_functions().get_or_insert_default().extend(self.functions.iter().cloned());
@@ -177,7 +193,8 @@ impl Handler<DeliverTask> for Bee {
         let core = Arc::clone(&self.core);
         let deliver = async move {
             let DeliverTask { headers, request, feed } = message;
-            core.worker.coordinator_channel(headers, request, feed.map(Ok).boxed()).await
+            let worker = core.worker(core.query_of(&headers)?.as_ref())?;
+            worker.coordinator_channel(headers, request, feed.map(Ok).boxed()).await
         };
         Box::pin(async move { caught(deliver).await? })
     }
@@ -198,7 +215,7 @@ impl Handler<RunTask> for Bee {
         let core = Arc::clone(&self.core);
         Box::pin(async move {
             let query = core.query_of(&message.headers)?;
-            let streams = caught(core.open_streams(message.request)).await??;
+            let streams = caught(core.open_streams(&query, message.request)).await??;
             Ok(streams.into_iter().map(|stream| forward(stream, core.begin(), Arc::clone(&query))).collect())
         })
     }

@@ -103,6 +103,8 @@ impl WorkerChannel for BeeChannel {
         // Chambers share nothing: each task decodes a plan of its own.
         request.plan = MaybeEncoded::Encoded(request.plan.encode(context)?);
         let query = self.slot.core.query_of(&headers)?;
+        // However the query ends, its feeds end with it, and with them what the bee keeps for the task.
+        let feed = feed.take_until(query.token.clone().cancelled_owned()).boxed();
         let delivered = self.slot.addr()?.send(DeliverTask { headers, request, feed }).await;
         let messages = delivered.map_err(|_| lost(&self.slot))??;
         Ok(messages.inspect(move |message| count_spills(&query, message)).boxed())
@@ -116,7 +118,8 @@ impl WorkerChannel for BeeChannel {
         _context: &Arc<TaskContext>,
     ) -> Result<Vec<BoxStream<'static, Result<RecordBatch, DataFusionError>>>, DataFusionError> {
         if self.slot.core.is_here() {
-            return self.slot.core.open_streams(request).await;
+            let query = self.slot.core.query_of(&headers)?;
+            return self.slot.core.open_streams(&query, request).await;
         }
         let receivers = self.slot.addr()?.send(RunTask { headers, request }).await.map_err(|_| lost(&self.slot))??;
         Ok(receivers.into_iter().map(TaskBatches::into_stream).collect())

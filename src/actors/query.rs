@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
+use datafusion_distributed::Worker;
 use futures::{Stream, TryStreamExt};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use serde::Serialize;
@@ -85,7 +86,6 @@ pub struct QueryStats {
 }
 
 /// What every bee that works for a query knows of it.
-#[derive(Debug)]
 pub(crate) struct QueryRecord {
     pub(crate) id: Uuid,
     pub(crate) token: CancellationToken,
@@ -95,11 +95,19 @@ pub(crate) struct QueryRecord {
     pub(crate) spilled: AtomicU64,
     pub(crate) tasks: AtomicUsize,
     bees: Mutex<BTreeSet<usize>>,
+    /// What each bee keeps for its tasks; `None` once the query has ended.
+    workers: Mutex<Option<HashMap<usize, Worker>>>,
     started: Instant,
     planned: Mutex<Option<Duration>>,
     ended: Mutex<Option<(Duration, f64)>>,
     rows: AtomicU64,
     notes: Mutex<Arc<ScanNotes>>,
+}
+
+impl std::fmt::Debug for QueryRecord {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("QueryRecord").field("id", &self.id).finish_non_exhaustive()
+    }
 }
 
 impl QueryRecord {
@@ -113,6 +121,7 @@ impl QueryRecord {
             spilled: AtomicU64::new(0),
             tasks: AtomicUsize::new(0),
             bees: Mutex::default(),
+            workers: Mutex::new(Some(HashMap::new())),
             started: Instant::now(),
             planned: Mutex::default(),
             ended: Mutex::default(),
@@ -153,6 +162,16 @@ impl QueryRecord {
 
     pub(crate) fn worked_on_by(&self, bee: usize) {
         lock(&self.bees).insert(bee);
+    }
+
+    /// The worker of bee `index` for this query, made by `new` the first time.
+    ///
+    /// # Errors
+    /// `Cancelled` when the query has ended.
+    pub(crate) fn worker(&self, index: usize, new: impl FnOnce() -> Worker) -> Result<Worker> {
+        let mut workers = lock(&self.workers);
+        let workers = workers.as_mut().ok_or_else(|| Error::cancelled("the query has ended"))?;
+        Ok(workers.entry(index).or_insert_with(new).clone())
     }
 
     pub(crate) fn planned(&self, notes: &Arc<ScanNotes>, tasks: usize) {
@@ -234,6 +253,8 @@ pub(crate) struct QueryEntry {
 impl Drop for QueryEntry {
     fn drop(&mut self) {
         self.record.token.cancel();
+        // Its tasks' plans hold memory, and the record: let go of them here, or nobody would.
+        drop(lock(&self.record.workers).take());
         lock(&self.queries.running).remove(&self.record.id);
         self.queries.done.fetch_add(1, Ordering::Relaxed);
     }

@@ -234,6 +234,8 @@ impl Planner {
         if let Some(target) = created_name(&statement) {
             references.retain(|r| r.to_string() != target);
         }
+        // A table function stands where a table could; `generate_series(1, 9)` is no frame.
+        references.retain(|r| r.schema().is_some() || !state.table_functions().contains_key(r.table()));
         let catalogs = catalogs(&self.meadow, session, &references, &state, notes).await?;
         state.register_catalog_list(catalogs);
         let plan = state.statement_to_plan(statement).await?;

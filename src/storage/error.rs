@@ -37,11 +37,14 @@ impl From<KernelError> for Error {
             let KernelError::ObjectStore(inner) = error else { unreachable!("matched above") };
             return inner.into();
         }
+        if let KernelError::Backtraced { source, .. } = error {
+            return (*source).into();
+        }
         let kind = match &error {
             KernelError::FileNotFound(_) => ErrorKind::NotFound,
             KernelError::FileAlreadyExists(_) | KernelError::TableAlreadyExistsAtPath(_) => ErrorKind::AlreadyExists,
             KernelError::Unsupported(_) => ErrorKind::Unsupported,
-            KernelError::MalformedJson(_) | KernelError::Parquet(_) => ErrorKind::Corrupt,
+            KernelError::MalformedJson(_) | KernelError::Parquet(_) | KernelError::Arrow(_) => ErrorKind::Corrupt,
             KernelError::Cancelled => ErrorKind::Cancelled,
             _ => ErrorKind::Storage,
         };

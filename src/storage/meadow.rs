@@ -1,7 +1,7 @@
 //! An opened meadow: the place, what is known of it, its names and its ledgers.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex};
 
 use arrow::datatypes::SchemaRef;
 use bytes::Bytes;
@@ -41,6 +41,8 @@ pub struct Meadow {
     meter: Arc<Meter>,
     place_store: Arc<dyn ObjectStore>,
     writable: bool,
+    /// The record ids of the frames that were read.
+    known: Arc<Mutex<HashMap<FrameRef, String>>>,
 }
 
 impl Meadow {
@@ -72,7 +74,15 @@ impl Meadow {
             tracing::warn!("{}", unsafe_store(&backend.location()));
         }
         let ledger = Ledger::new(backend.store(), backend.is_local(), io);
-        Ok(Self { registry: Registry::new(Arc::clone(&backend)), backend, ledger, meter, place_store, writable })
+        Ok(Self {
+            registry: Registry::new(Arc::clone(&backend)),
+            backend,
+            ledger,
+            meter,
+            place_store,
+            writable,
+            known: Arc::default(),
+        })
     }
 
     /// The place.
@@ -193,18 +203,29 @@ impl Meadow {
     /// # Errors
     /// [`ErrorKind::NotFound`] for a frame or version that does not exist.
     pub async fn state(&self, frame: &FrameRef, as_of: AsOf) -> Result<Arc<FrameState>> {
-        match self.ledger.state(frame, as_of).await {
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                // Either there is no such frame, or its creator died between the name and the ledger.
-                let record = self.registry.frame(frame).await?;
-                if as_of != AsOf::Latest {
-                    return Err(error);
-                }
+        let (record, state) = futures::join!(self.registry.frame(frame), self.ledger.state(frame, as_of));
+        let record = record.inspect_err(|_| self.ledger.forget(frame))?;
+        let state = match self.is_another(frame, &record.id) {
+            true => {
+                self.ledger.forget(frame);
+                self.ledger.state(frame, as_of).await
+            }
+            false => state,
+        };
+        match state {
+            // Its creator died between the name and the ledger.
+            Err(error) if error.kind() == ErrorKind::NotFound && as_of == AsOf::Latest => {
                 self.heal(frame, &record).await?;
                 self.ledger.state(frame, as_of).await
             }
             other => other,
         }
+    }
+
+    /// Whether the name now means another frame than when it was last read: dropped and made again, maybe elsewhere.
+    fn is_another(&self, frame: &FrameRef, id: &str) -> bool {
+        let mut known = self.known.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        known.insert(frame.clone(), id.to_string()).is_some_and(|before| before != id)
     }
 
     /// What `DESCRIBE` shows.

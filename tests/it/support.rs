@@ -126,12 +126,7 @@ pub(crate) fn name(frame: &str) -> FrameRef {
 }
 
 /// Writes one batch with one commit.
-pub(crate) fn write(
-    colony: &Colony,
-    frame: &str,
-    batch: RecordBatch,
-    mode: WriteMode,
-) -> apiary::Result<WriteResult> {
+pub(crate) fn write(colony: &Colony, frame: &str, batch: RecordBatch, mode: WriteMode) -> apiary::Result<WriteResult> {
     colony.block_on(colony.write(&name(frame), rows(vec![batch]), mode))
 }
 

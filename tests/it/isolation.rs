@@ -1,0 +1,236 @@
+//! What one query does to the others, by panicking, by wanting too much memory or time, by being dropped: nothing.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use apiary::{Colony, ErrorKind, Query, Settings, WriteMode};
+use arrow::array::RecordBatch;
+use arrow::datatypes::DataType;
+use datafusion::error::DataFusionError;
+use datafusion::logical_expr::{ColumnarValue, ScalarUDF, Volatility, create_udf};
+use tempfile::TempDir;
+
+use crate::support::{
+    Running, ask, files, folder, integers, is_idle, numbers, refusal, run, settings, start, start_with, status, until,
+    write,
+};
+
+/// Runs for hours, in little memory.
+const ENDLESS: &str = "SELECT sum((a.x + b.x) % 7) FROM big a, big b";
+/// Holds every row of as much, which cannot be spilled.
+const GREEDY: &str = "SELECT array_agg(a.x + b.x) FROM big a, big b";
+/// Panics at its first batch.
+const BURSTING: &str = "SELECT sum(burst(x)) FROM big";
+const MODEST: &str = "SELECT count(*), sum(x) FROM big";
+/// Rows of `big`.
+const ROWS: i64 = 100_000;
+/// What a stop may take.
+const GRACE: Duration = Duration::from_millis(200);
+/// What a machine may add that runs other tests too.
+const SLACK: Duration = Duration::from_secs(1);
+
+#[test]
+fn a_panic_is_that_querys_error_alone() {
+    let folder = folder();
+    let colony = crowded(&folder);
+    others_are_right_while(&colony, || {
+        let error = ask(&colony, BURSTING).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Internal, "{error}");
+    });
+    assert_eq!(status(&colony).generation, [1, 1], "a bee had to be started again");
+}
+
+#[test]
+fn a_query_over_the_budget_fails_alone() {
+    let folder = folder();
+    let colony = crowded(&folder);
+    others_are_right_while(&colony, || {
+        let error = ask(&colony, GREEDY).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::MemoryExceeded, "{error}");
+    });
+    until("the memory is given back", || status(&colony).memory_used == 0);
+}
+
+#[test]
+fn a_late_query_stops_within_its_grace_and_alone() {
+    let folder = folder();
+    let colony = crowded(&folder);
+    let limit = Duration::from_millis(300);
+    others_are_right_while(&colony, || {
+        let started = Instant::now();
+        assert_eq!(refusal(ask_within(&colony, ENDLESS, limit)), ErrorKind::TimedOut);
+        let took = started.elapsed();
+        assert!(took >= limit && took < limit + GRACE + SLACK, "it took {took:?}");
+    });
+}
+
+#[test]
+fn a_cancelled_query_stops_and_says_so() {
+    let folder = folder();
+    let colony = crowded(&folder);
+    let stream = colony.block_on(colony.sql(ENDLESS)).unwrap();
+    assert!(!is_idle(&colony));
+    let started = Instant::now();
+    stream.canceller().cancel();
+    assert_eq!(refusal(colony.block_on(stream.collect())), ErrorKind::Cancelled);
+    assert_idle_since(&colony, started);
+}
+
+#[test]
+fn a_dropped_stream_frees_the_bees() {
+    let folder = folder();
+    let colony = crowded(&folder);
+    for sql in [ENDLESS, "SELECT a.x + b.x FROM big a, big b"] {
+        let stream = colony.block_on(colony.sql(sql)).unwrap();
+        assert!(!is_idle(&colony));
+        let started = Instant::now();
+        drop(stream);
+        assert_idle_since(&colony, started);
+    }
+}
+
+#[test]
+fn a_late_write_commits_nothing() {
+    let folder = folder();
+    let colony = crowded(&folder);
+    run(&colony, "CREATE FRAME sums (x BIGINT)");
+    let insert = "INSERT INTO sums SELECT a.x + b.x FROM big a, big b";
+    assert_eq!(refusal(ask_within(&colony, insert, Duration::from_millis(200))), ErrorKind::TimedOut);
+    until("the bees rest", || is_idle(&colony));
+    assert_eq!(integers(&run(&colony, "SELECT count(*) FROM sums"), 0), [0]);
+    until("its cells are removed", || files(&folder.path().join("default/default/sums"), ".parquet") == 0);
+}
+
+#[test]
+fn queries_that_never_end_do_not_starve_the_others() {
+    let folder = folder();
+    let colony = crowded(&folder);
+    let endless: Vec<_> = (0..3).map(|_| colony.block_on(colony.sql(ENDLESS)).unwrap()).collect();
+    for _ in 0..5 {
+        assert_right(&colony);
+    }
+    assert_eq!(status(&colony).queries_running, endless.len());
+}
+
+#[test]
+fn a_full_queue_is_answered_busy() {
+    let folder = folder();
+    let filled = crowded(&folder);
+    let colony = start(Settings { max_queries: Some(1), queue: 1, ..settings(&folder) });
+    drop(filled);
+    std::thread::scope(|scope| {
+        let running = colony.block_on(colony.sql(ENDLESS)).unwrap();
+        let waiting = scope.spawn(|| ask(&colony, MODEST));
+        until("one query waits", || status(&colony).queries_waiting == 1);
+        assert_eq!(refusal(ask(&colony, MODEST)), ErrorKind::Busy);
+        drop(running);
+        assert_is_right(&waiting.join().unwrap().unwrap());
+    });
+}
+
+#[test]
+fn waiting_counts_towards_the_time_limit() {
+    let folder = folder();
+    let filled = crowded(&folder);
+    let colony = start(Settings { max_queries: Some(1), ..settings(&folder) });
+    drop(filled);
+    let _running = colony.block_on(colony.sql(ENDLESS)).unwrap();
+    let limited = ask_within(&colony, MODEST, Duration::from_millis(50));
+    assert_eq!(refusal(limited), ErrorKind::TimedOut);
+}
+
+#[test]
+fn rounds_of_everything_at_once_leave_right_answers_and_resting_bees() {
+    let folder = folder();
+    let colony = crowded(&folder);
+    for _ in 0..10 {
+        // Two mixes: a query that fills a bee's memory is in the way of one that needs some of it.
+        at_once(&colony, &[(GREEDY, None, ErrorKind::MemoryExceeded), (BURSTING, None, ErrorKind::Internal)]);
+        let short = Some(Duration::from_millis(50));
+        at_once(&colony, &[(ENDLESS, short, ErrorKind::TimedOut), (BURSTING, None, ErrorKind::Internal)]);
+        until("the bees rest", || is_idle(&colony));
+    }
+    assert_eq!(status(&colony).generation, [1, 1], "a bee had to be started again");
+}
+
+#[test]
+fn a_shutdown_ends_running_queries_and_refuses_new_ones() {
+    let folder = folder();
+    let colony = crowded(&folder);
+    std::thread::scope(|scope| {
+        let queries: Vec<_> = (0..3).map(|_| scope.spawn(|| ask(&colony, ENDLESS))).collect();
+        until("all three run", || status(&colony).queries_running == 3);
+        let started = Instant::now();
+        colony.shutdown().unwrap();
+        assert!(started.elapsed() < GRACE + SLACK, "it took {:?}", started.elapsed());
+        for query in queries {
+            let kind = refusal(query.join().unwrap());
+            assert!(matches!(kind, ErrorKind::Cancelled | ErrorKind::Closed), "{kind:?}");
+        }
+    });
+    assert_eq!(refusal(ask(&colony, "SELECT 1")), ErrorKind::Closed);
+}
+
+/// A colony of two small bees, on all of which every plan is split, and the frame `big` of [`ROWS`] numbers.
+fn crowded(folder: &TempDir) -> Running {
+    let small = Settings { partition_bytes: 1, ..settings(folder).with_memory(64 << 20) };
+    let colony = start_with(small, vec![Arc::new(burst_function())]);
+    run(&colony, "CREATE FRAME big (x BIGINT)");
+    write(&colony, "big", numbers(0..ROWS), WriteMode::Append).unwrap();
+    colony
+}
+
+fn burst_function() -> ScalarUDF {
+    create_udf("burst", vec![DataType::Int64], DataType::Int64, Volatility::Volatile, Arc::new(burst))
+}
+
+fn burst(_: &[ColumnarValue]) -> Result<ColumnarValue, DataFusionError> {
+    panic!("burst, as this test wants it")
+}
+
+fn ask_within(colony: &Colony, sql: &str, limit: Duration) -> apiary::Result<Vec<RecordBatch>> {
+    let query = Query::new(sql).with_time_limit(limit);
+    colony.block_on(async { colony.session().query(query).await?.collect().await })
+}
+
+/// Asks queries that fail in their ways, and two that must not.
+fn at_once(colony: &Running, failing: &[(&str, Option<Duration>, ErrorKind)]) {
+    std::thread::scope(|scope| {
+        for (sql, limit, kind) in failing {
+            scope.spawn(move || {
+                let answer = match limit {
+                    Some(limit) => ask_within(colony, sql, *limit),
+                    None => ask(colony, sql),
+                };
+                assert_eq!(refusal(answer), *kind, "{sql}");
+            });
+        }
+        for _ in 0..2 {
+            scope.spawn(move || assert_right(colony));
+        }
+    });
+}
+
+fn others_are_right_while(colony: &Running, fails: impl FnOnce()) {
+    std::thread::scope(|scope| {
+        let others: Vec<_> = (0..3).map(|_| scope.spawn(move || assert_right(colony))).collect();
+        fails();
+        for other in others {
+            other.join().unwrap();
+        }
+    });
+    assert_right(colony);
+}
+
+fn assert_right(colony: &Colony) {
+    assert_is_right(&run(colony, MODEST));
+}
+
+fn assert_is_right(answer: &[RecordBatch]) {
+    assert_eq!((integers(answer, 0), integers(answer, 1)), (vec![ROWS], vec![ROWS * (ROWS - 1) / 2]));
+}
+
+fn assert_idle_since(colony: &Running, started: Instant) {
+    until("the bees rest", || is_idle(colony));
+    assert!(started.elapsed() < GRACE + SLACK, "it took {:?}", started.elapsed());
+}
