@@ -17,6 +17,11 @@ use url::Url;
 
 use crate::{Error, Result};
 
+/// Largest build side, by the planner's estimate, that every bee gets whole: a hash table of it fits a core's cache.
+const BROADCAST_BYTES: usize = 4 << 20;
+/// The same in rows, where bytes are not known.
+const BROADCAST_ROWS: usize = 256 << 10;
+
 /// The bees a plan may be split over, and how finely.
 #[derive(Clone)]
 pub struct Split {
@@ -45,6 +50,9 @@ pub(crate) fn session_config(split: &Split) -> SessionConfig {
     let mut config = SessionConfig::new().with_target_partitions(split.partitions.max(2)).with_information_schema(true);
     let options = config.options_mut();
     options.execution.parquet.schema_force_view_types = true;
+    // Sending both sides of a join between bees costs more than each bee building one small side of its own.
+    options.optimizer.hash_join_single_partition_threshold = BROADCAST_BYTES;
+    options.optimizer.hash_join_single_partition_threshold_rows = BROADCAST_ROWS;
     options.catalog.create_default_catalog_and_schema = false;
     config
 }

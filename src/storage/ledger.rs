@@ -49,8 +49,8 @@ pub const ROOT_URL: &str = "apiary://meadow/";
 const CHECKPOINT_EVERY: u64 = 10;
 /// Tries at one commit: eight writers that never pause need a few dozen; beyond it something else is wrong.
 const MAX_TRIES: u32 = 100;
-/// Longest pause between tries.
-const MAX_BACKOFF: Duration = Duration::from_millis(500);
+/// Longest pause between tries: a few commits long, so that a writer who lost often is not kept waiting by those who won.
+const MAX_BACKOFF: Duration = Duration::from_millis(64);
 
 /// Which version of a frame is meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

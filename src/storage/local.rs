@@ -101,7 +101,12 @@ impl ObjectStore for LocalStore {
     }
 
     fn list_with_offset(&self, prefix: Option<&Path>, offset: &Path) -> BoxStream<'static, Result<ObjectMeta>> {
-        sorted(self.reader.list_with_offset(prefix, offset))
+        let (root, prefix, offset) = (self.root.clone(), prefix.cloned().unwrap_or_default(), offset.clone());
+        let listed = async move {
+            let found = blocking(move || list_after(&root, &prefix, &offset)).await?;
+            Ok::<_, Error>(futures::stream::iter(found.into_iter().map(Ok)))
+        };
+        listed.try_flatten_stream().boxed()
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
@@ -126,6 +131,53 @@ fn sorted(listing: BoxStream<'static, Result<ObjectMeta>>) -> BoxStream<'static,
         Ok::<_, Error>(futures::stream::iter(all.into_iter().map(Ok)))
     };
     ordered.try_flatten_stream().boxed()
+}
+
+/// The objects below `prefix` whose names come after `offset`, in order. A ledger's reader asks for the few entries after
+/// the version it knows, among thousands: names are compared before anything is looked up on disk.
+fn list_after(root: &FsPath, prefix: &Path, offset: &Path) -> Result<Vec<ObjectMeta>> {
+    let mut found = Vec::new();
+    let mut folders = vec![prefix.clone()];
+    while let Some(folder) = folders.pop() {
+        let entries = match fs::read_dir(root.join(folder.as_ref())) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
+            Err(e) => return Err(generic(e)),
+        };
+        for entry in entries {
+            let entry = entry.map_err(generic)?;
+            let name = entry.file_name();
+            let Some(location) =
+                name.to_str().and_then(|name| Path::parse(format!("{folder}/{name}").trim_start_matches('/')).ok())
+            else {
+                continue;
+            };
+            if entry.file_type().map_err(generic)?.is_dir() {
+                folders.push(location);
+            } else if location > *offset && !is_temporary(&location) {
+                found.extend(describe(&entry, location)?);
+            }
+        }
+    }
+    found.sort_by(|a, b| a.location.cmp(&b.location));
+    Ok(found)
+}
+
+/// `None` when it has been removed since it was listed.
+fn describe(entry: &fs::DirEntry, location: Path) -> Result<Option<ObjectMeta>> {
+    let meta = match entry.metadata() {
+        Ok(meta) => meta,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(generic(e)),
+    };
+    let last_modified = meta.modified().map_err(generic)?.into();
+    Ok(Some(ObjectMeta { location, last_modified, size: meta.len(), e_tag: None, version: None }))
+}
+
+/// Whether the name is one that [`temporary_name`] gives.
+fn is_temporary(location: &Path) -> bool {
+    let digits = location.filename().and_then(|name| name.rsplit_once('#')).map(|(_, digits)| digits);
+    digits.is_some_and(|digits| !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()))
 }
 
 /// How a finished temporary file takes its place.
