@@ -112,6 +112,9 @@ async fn read_back(store: &dyn ObjectStore, path: &Path) -> Result<Option<Bytes>
     }
 }
 
+/// Tries at removing a folder in which somebody who does not know yet that it is going still puts files.
+const REMOVE_TRIES: usize = 8;
+
 /// A folder of this machine.
 #[derive(Debug)]
 pub struct LocalBackend {
@@ -134,6 +137,7 @@ impl LocalBackend {
     }
 }
 
+#[async_trait]
 impl StorageBackend for LocalBackend {
     fn location(&self) -> String {
         Url::from_directory_path(&self.root).map_or_else(|()| self.root.display().to_string(), String::from)
@@ -145,6 +149,22 @@ impl StorageBackend for LocalBackend {
 
     fn store(&self) -> Arc<dyn ObjectStore> {
         Arc::clone(&self.store) as _
+    }
+
+    /// Folders too: object stores have none, so the general way would leave empty ones.
+    async fn delete_below(&self, prefix: &Path) -> Result<()> {
+        let folder = self.root.join(prefix.as_ref());
+        let remove = move || {
+            for _ in 0..REMOVE_TRIES {
+                match std::fs::remove_dir_all(&folder) {
+                    Err(e) if e.kind() == std::io::ErrorKind::DirectoryNotEmpty => {}
+                    Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+                    other => return other,
+                }
+            }
+            std::fs::remove_dir_all(&folder)
+        };
+        Ok(tokio::task::spawn_blocking(remove).await??)
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
 
 use arrow::datatypes::SchemaRef;
+use async_trait::async_trait;
 use bytes::Bytes;
 use delta_kernel::engine::arrow_conversion::{TryIntoArrow, TryIntoKernel};
 use delta_kernel::schema::StructType;
@@ -333,6 +334,7 @@ impl MeteredBackend {
     }
 }
 
+#[async_trait]
 impl StorageBackend for MeteredBackend {
     fn location(&self) -> String {
         self.place.location()
@@ -344,6 +346,11 @@ impl StorageBackend for MeteredBackend {
 
     fn store(&self) -> Arc<dyn ObjectStore> {
         Arc::clone(&self.store) as _
+    }
+
+    async fn delete_below(&self, prefix: &Path) -> Result<()> {
+        // The place may know a better way than one request an object.
+        self.place.delete_below(prefix).await
     }
 }
 
