@@ -27,7 +27,6 @@ const ROWS_AT_A_TIME: usize = 65_536;
 #[rtype(result = "Result<Vec<CellFile>>")]
 pub(crate) struct EncodeCells {
     plan: CellPlan,
-    schema: SchemaRef,
     coercion: Coercion,
     input: Arc<Mutex<mpsc::Receiver<RecordBatch>>>,
     token: CancellationToken,
@@ -36,7 +35,7 @@ pub(crate) struct EncodeCells {
 impl EncodeCells {
     /// Encodes until the input ends; cells of a failed share are removed again.
     pub(crate) async fn run(self) -> Result<Vec<CellFile>> {
-        let mut writer = CellWriter::new(self.plan.clone(), &self.schema)?;
+        let mut writer = CellWriter::new(self.plan.clone(), self.coercion.schema())?;
         match self.fill(&mut writer).await {
             Ok(()) => writer.finish().await,
             Err(error) => {
@@ -76,12 +75,12 @@ pub(crate) async fn write_frame(
     query: &QueryRecord,
 ) -> Result<WriteResult> {
     core.meadow.require_writable()?;
-    let coercion = Coercion::plan(&rows.schema(), &base.schema)?;
+    let coercion = Coercion::plan(&rows.schema(), &base.schema)?.keeping_views(&rows.schema(), &base.partition_by);
     let cut = leafcutter::cut(core.settings.bee_memory(), row_width(&base.schema));
     let plan = core.meadow.ledger().cell_plan(base, cut).await?;
     let token = query.token.child_token();
     let _stops_with_us = token.clone().drop_guard();
-    let cells = encode(core, base, plan, coercion, rows, &token).await?;
+    let cells = encode(core, plan, coercion, rows, &token).await?;
     let (rows, bytes, count) = (cells.iter().map(|c| c.rows).sum(), cells.iter().map(|c| c.bytes).sum(), cells.len());
     if count == 0 && mode == WriteMode::Append {
         return Ok(WriteResult { version: base.version(), rows, cells: 0, bytes, temperature: core.temperature() });
@@ -105,7 +104,6 @@ pub(crate) async fn write_frame(
 
 async fn encode(
     core: &Arc<Core>,
-    base: &FrameState,
     plan: CellPlan,
     coercion: Coercion,
     rows: SendableRecordBatchStream,
@@ -116,7 +114,6 @@ async fn encode(
     let share = |slot: &Arc<super::channel::BeeSlot>| {
         let message = EncodeCells {
             plan: plan.clone(),
-            schema: Arc::clone(&base.schema),
             coercion: coercion.clone(),
             input: Arc::clone(&input),
             token: token.clone(),

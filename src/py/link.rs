@@ -4,7 +4,7 @@
 //! dropping it could. [`Link`] remembers the process it was made in, refuses work in any other, and leaks the corpse there.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::mpsc::{self, SendError};
 use std::thread;
 
@@ -21,9 +21,29 @@ pub(super) struct Link {
     closed: AtomicBool,
 }
 
+/// The process in which a colony was first started; 0 before that.
+static FIRST_PROCESS: AtomicU32 = AtomicU32::new(0);
+
+fn forked() -> Error {
+    Error::closed(
+        "this process was forked from one that uses Apiary, and its threads did not come along: start child processes \
+         with multiprocessing's 'spawn' method, or fork before the first Apiary",
+    )
+}
+
 impl Link {
     /// Starts a colony, with the GIL released and Ctrl-C honoured.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Closed`] in a process that was forked from one with a colony: what its threads held when they
+    /// vanished, locks among it, is in an unknown state, and a new colony would crash on it now and then.
     pub(super) fn start(py: Python<'_>, settings: Settings) -> Result<Arc<Self>, Ended> {
+        let here = std::process::id();
+        let first =
+            FIRST_PROCESS.compare_exchange(0, here, Ordering::AcqRel, Ordering::Acquire).unwrap_or_else(|pid| pid);
+        if first != 0 && first != here {
+            return Err(Ended::Failed(forked()));
+        }
         let colony = start_on_thread(py, settings)?;
         let session = colony.session();
         let parts = Some((colony, session));
@@ -36,9 +56,7 @@ impl Link {
     /// [`crate::ErrorKind::Closed`] after [`Link::close`] and in a forked process.
     pub(super) fn parts(&self) -> Result<&(Colony, Session)> {
         if self.is_forked() {
-            return Err(Error::closed(
-                "this Apiary was made before the process was forked: create a new Apiary in the child process",
-            ));
+            return Err(forked());
         }
         if self.closed.load(Ordering::Acquire) {
             return Err(Error::closed("this Apiary is closed: create a new one"));

@@ -22,6 +22,7 @@ use object_store::buffered::BufWriter;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 use parquet::arrow::AsyncArrowWriter;
+use parquet::arrow::arrow_writer::ArrowWriterOptions;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 
@@ -166,7 +167,9 @@ impl OpenCell {
         }
         let stats = FileStatsAccumulator::new(context.stats_columns(), context.physical_data_schema());
         let sink = BufWriter::new(Arc::clone(&plan.store), path.clone()).with_max_concurrency(UPLOADS_IN_FLIGHT);
-        let writer = AsyncArrowWriter::try_new(sink, first.schema(), Some(properties(plan)))?;
+        // The ledger has the types; how this engine held them in memory is nobody's business.
+        let options = ArrowWriterOptions::new().with_properties(properties(plan)).with_skip_arrow_metadata(true);
+        let writer = AsyncArrowWriter::try_new_with_options(sink, first.schema(), options)?;
         Ok(Self { path, location, context, writer, stats, rows: 0 })
     }
 

@@ -32,7 +32,7 @@ class Apiary:
     ...     ap.sql("SELECT * FROM analytics.sensors.temperature WHERE celsius > $x", params={"x": 30}).to_pandas()
 
     One object serves any number of threads; what ``USE HIVE`` and ``USE BOX`` set holds for all of them. After
-    ``fork`` a child process makes its own.
+    ``fork`` a child process is refused: start it with the ``spawn`` method instead.
 
     Args:
         name: name of this node in messages.
