@@ -2,6 +2,7 @@
 # make test   installs what the tests need into .venv, runs the Rust and the Python tests
 # make lint   formatting, clippy
 # make bench  against DuckDB, DataFusion and delta-rs (installs them into .venv-bench)
+# make bench-swarm  several nodes on this machine, in a folder and on an S3 server; takes hours at full length
 #
 # Compiled dependencies are kept in CARGO_TARGET_DIR between checkouts; without that folder everything is built anew.
 
@@ -11,7 +12,7 @@ SCALE ?= 1
 VENV := .venv
 NODE := $(CARGO_TARGET_DIR)/release/apiary-node
 
-.PHONY: demo build test rust-test python-test lint bench clean
+.PHONY: demo build test rust-test python-test lint bench bench-swarm clean
 
 demo: build
 	$(NODE) demo --scale $(SCALE)
@@ -45,6 +46,14 @@ bench: build $(VENV)/installed
 	$(VENV)/bin/python benches/startup.py
 	$(VENV)/bin/python benches/open.py
 	$(VENV)/bin/python benches/commits.py
+
+bench-swarm: build $(VENV)/installed
+	for command in answers exchange idle kills leader; do \
+	  APIARY_NODE=$(NODE) $(VENV)/bin/python benches/swarm.py $$command || exit; \
+	  APIARY_NODE=$(NODE) $(VENV)/bin/python benches/swarm.py $$command --s3 || exit; \
+	done
+	APIARY_NODE=$(NODE) $(VENV)/bin/python benches/swarm.py scaling
+	APIARY_NODE=$(NODE) $(VENV)/bin/python benches/swarm.py stragglers
 
 clean:
 	rm -rf $(VENV) .pytest_cache

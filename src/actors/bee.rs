@@ -26,12 +26,12 @@ use futures::{FutureExt, StreamExt};
 use http::HeaderMap;
 use tokio::sync::{mpsc, oneshot};
 use url::Url;
-use uuid::Uuid;
 
 use super::chamber::Combs;
 use super::lead::Lead;
-use super::query::{QUERY_HEADER, Queries, QueryRecord};
+use super::query::{Queries, QueryRecord, query_of};
 use super::write::EncodeCells;
+use crate::sql::distribution::apply_options;
 use crate::storage::cells::CellFile;
 use crate::{Error, Result};
 
@@ -80,17 +80,21 @@ impl BeeCore {
 
     /// The record of the query that `headers` name.
     pub(crate) fn query_of(&self, headers: &HeaderMap) -> Result<Arc<QueryRecord>> {
-        let id = headers.get(QUERY_HEADER).and_then(|v| v.to_str().ok()).and_then(|v| v.parse::<Uuid>().ok());
-        self.queries.find(&id.ok_or_else(|| Error::internal("a task names no query"))?)
+        query_of(&self.queries, headers)
     }
 
     /// The worker that keeps this query's tasks on this bee. Each query has its own: what it keeps goes with the query,
     /// not with the library's cache of all tasks, which lets go late.
     fn worker(&self, query: &QueryRecord) -> Result<Worker> {
-        query.worker(self.index, || Worker::from_session_builder(self.sessions.clone()))
+        query.worker(self.index, || self.new_worker())
     }
 
-    fn begin(self: &Arc<Self>) -> Working {
+    /// A worker that shares its tasks with nobody.
+    pub(crate) fn new_worker(&self) -> Worker {
+        Worker::from_session_builder(self.sessions.clone())
+    }
+
+    pub(crate) fn begin(self: &Arc<Self>) -> Working {
         self.active.fetch_add(1, Ordering::Relaxed);
         Working(Arc::clone(self))
     }
@@ -125,7 +129,7 @@ struct ChamberSessions {
 }
 
 /// An address that no bee has.
-fn nobodys_url() -> Result<Url> {
+pub(crate) fn nobodys_url() -> Result<Url> {
     Url::parse("bee://nobody/").map_err(|e| Error::internal(e.to_string()))
 }
 
@@ -135,8 +139,11 @@ impl WorkerSessionBuilder for ChamberSessions {
         let core = self.core.upgrade().ok_or_else(|| Error::closed("the bee is gone"))?;
         let query = core.query_of(&context.headers)?;
         query.worked_on_by(core.index);
-        let mut builder = context
-            .builder
+        let mut builder = context.builder;
+        if let Some(config) = builder.config() {
+            apply_options(config, &query.options())?;
+        }
+        let mut builder = builder
             .with_runtime_env(core.combs.chamber(&query)?)
             .with_distributed_channel_resolver(Arc::clone(&self.channels))
             // The library puts the task's own worker here, and the worker keeps the task: neither would ever be freed.
@@ -155,6 +162,10 @@ pub(crate) struct Bee {
 }
 
 impl Bee {
+    pub(crate) fn core(&self) -> &Arc<BeeCore> {
+        &self.core
+    }
+
     /// Starts a bee on an arbiter of its own.
     pub(crate) fn start(core: Arc<BeeCore>) -> (Arbiter, Addr<Self>) {
         let index = core.index;

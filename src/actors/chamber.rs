@@ -20,8 +20,9 @@ use object_store::ObjectStore;
 use url::Url;
 
 use super::query::QueryRecord;
+use crate::storage::cached::{Cached, CellCache};
 use crate::storage::ledger::ROOT_URL;
-use crate::storage::metered::Metered;
+use crate::storage::metered::{Meter, Metered};
 use crate::{Error, Result};
 
 /// Consumers that an out-of-memory error names.
@@ -34,7 +35,27 @@ pub(crate) struct Combs {
     pool: Arc<dyn MemoryPool>,
     disk: Arc<DiskManager>,
     cache: Arc<CacheManager>,
-    store: Arc<dyn ObjectStore>,
+    cells: CellSource,
+}
+
+/// Where a node's chambers read cells from.
+#[derive(Debug, Clone)]
+pub(crate) struct CellSource {
+    /// The meadow.
+    pub(crate) store: Arc<dyn ObjectStore>,
+    /// What this node keeps of it, and the meadow's name there.
+    pub(crate) cache: Option<(Arc<CellCache>, Arc<str>)>,
+}
+
+impl CellSource {
+    /// The store for one query: what the cache answers is no request.
+    fn metered(&self, meter: &Arc<Meter>) -> Arc<dyn ObjectStore> {
+        let metered = Arc::new(Metered::new(Arc::clone(&self.store), Arc::clone(meter)));
+        match &self.cache {
+            Some((cache, namespace)) => Arc::new(Cached::new(metered, Arc::clone(cache), Arc::clone(namespace))),
+            None => metered,
+        }
+    }
 }
 
 impl Combs {
@@ -45,7 +66,7 @@ impl Combs {
         scratch: &std::path::Path,
         scratch_limit: u64,
         cache: Arc<CacheManager>,
-        store: Arc<dyn ObjectStore>,
+        cells: CellSource,
     ) -> Result<Self> {
         if !scratch.is_dir() {
             return Err(Error::invalid(format!(
@@ -59,7 +80,7 @@ impl Combs {
             .build()?;
         let named = NonZeroUsize::new(NAMED_CONSUMERS).unwrap_or(NonZeroUsize::MIN);
         let pool = Arc::new(TrackConsumersPool::new(FairSpillPool::new(budget as usize), named));
-        Ok(Self { budget, pool, disk: Arc::new(disk), cache, store })
+        Ok(Self { budget, pool, disk: Arc::new(disk), cache, cells })
     }
 
     pub(crate) fn budget(&self) -> u64 {
@@ -75,7 +96,7 @@ impl Combs {
     pub(crate) fn chamber(&self, query: &Arc<QueryRecord>) -> Result<Arc<RuntimeEnv>> {
         let registry = DefaultObjectStoreRegistry::new();
         let url = Url::parse(ROOT_URL).map_err(|e| Error::internal(e.to_string()))?;
-        registry.register_store(&url, Arc::new(Metered::new(Arc::clone(&self.store), Arc::clone(&query.meter))));
+        registry.register_store(&url, self.cells.metered(&query.meter));
         let pool = ChamberPool { bee: Arc::clone(&self.pool), used: AtomicU64::new(0), query: Arc::clone(query) };
         Ok(Arc::new(RuntimeEnv {
             memory_pool: Arc::new(pool),

@@ -8,19 +8,21 @@ use arrow::array::RecordBatch;
 use async_trait::async_trait;
 use datafusion::common::DataFusionError;
 use datafusion::execution::TaskContext;
-use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::metrics::{ExecutionPlanMetricsSet, MetricsSet};
 use datafusion_distributed::{
     ChannelResolver, CoordinatorToWorkerMsg, ExecuteTaskRequest, GetWorkerInfoRequest, GetWorkerInfoResponse,
-    MaybeEncoded, SetPlanRequest, WorkerChannel, WorkerToCoordinatorMsg,
+    MaybeEncoded, SetPlanRequest, TaskMetrics, WorkerChannel, WorkerToCoordinatorMsg,
 };
-use futures::StreamExt;
 use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
 use http::HeaderMap;
 use url::Url;
 
 use super::bee::{Bee, BeeCore, DeliverTask, RunTask, TaskBatches};
-use super::query::QueryRecord;
-use crate::sql::distribution::bee_of;
+use super::query::{Queries, QueryRecord, query_of};
+use crate::sql::distribution::{bee_of, node_of};
+use crate::storage::swarm::names::{NodeId, TaskId};
 use crate::{Error, Result};
 
 /// One bee's place in the colony: its actor may be replaced, its core stays.
@@ -64,12 +66,16 @@ impl BeeSlot {
 }
 
 /// Finds bees by their addresses. The bees are put in once they exist: they need this to exist first.
-#[derive(Default)]
 pub(crate) struct BeeChannels {
     slots: std::sync::OnceLock<Vec<Arc<BeeSlot>>>,
+    queries: Arc<Queries>,
 }
 
 impl BeeChannels {
+    pub(crate) fn new(queries: Arc<Queries>) -> Self {
+        Self { slots: std::sync::OnceLock::new(), queries }
+    }
+
     pub(crate) fn install(&self, slots: Vec<Arc<BeeSlot>>) {
         // Set once, by the colony that made this.
         let _ = self.slots.set(slots);
@@ -79,6 +85,9 @@ impl BeeChannels {
 #[async_trait]
 impl ChannelResolver for BeeChannels {
     async fn get_worker_client_for_url(&self, url: &Url) -> Result<Box<dyn WorkerChannel>, DataFusionError> {
+        if let Some(node) = node_of(url) {
+            return Ok(Box::new(MeadowChannel { node, queries: Arc::clone(&self.queries) }));
+        }
         let slots = self.slots.get().map(Vec::as_slice).unwrap_or_default();
         let slot = bee_of(url).and_then(|index| slots.get(index));
         let slot = slot.ok_or_else(|| Error::internal(format!("no bee has the address {url}")))?;
@@ -128,6 +137,59 @@ impl WorkerChannel for BeeChannel {
     async fn get_worker_info(&mut self, _: GetWorkerInfoRequest) -> Result<GetWorkerInfoResponse, DataFusionError> {
         Ok(GetWorkerInfoResponse { version: env!("CARGO_PKG_VERSION").into() })
     }
+}
+
+/// The way to a task of a shared query, wherever it runs: through the meadow.
+struct MeadowChannel {
+    node: NodeId,
+    queries: Arc<Queries>,
+}
+
+#[async_trait]
+impl WorkerChannel for MeadowChannel {
+    async fn coordinator_channel(
+        &mut self,
+        headers: HeaderMap,
+        request: SetPlanRequest,
+        _feed: BoxStream<'static, CoordinatorToWorkerMsg>,
+        _metrics: ExecutionPlanMetricsSet,
+        context: &Arc<TaskContext>,
+    ) -> Result<BoxStream<'static, Result<WorkerToCoordinatorMsg, DataFusionError>>, DataFusionError> {
+        let query = query_of(&self.queries, &headers)?;
+        let metrics = no_metrics(&request);
+        query.share()?.publish(self.node.clone(), &headers, request, context).await?;
+        // What a task cost is in its completion; EXPLAIN ANALYZE waits for this message of every task all the same.
+        Ok(futures::stream::iter([Ok(WorkerToCoordinatorMsg::TaskMetrics(metrics))]).boxed())
+    }
+
+    async fn execute_task(
+        &mut self,
+        headers: HeaderMap,
+        request: ExecuteTaskRequest,
+        _metrics: ExecutionPlanMetricsSet,
+        _context: &Arc<TaskContext>,
+    ) -> Result<Vec<BoxStream<'static, Result<RecordBatch, DataFusionError>>>, DataFusionError> {
+        let exchange = Arc::clone(query_of(&self.queries, &headers)?.exchange()?);
+        let task = TaskId { stage: request.task_key.stage_id as u32, task: request.task_key.task_number as u32 };
+        let partitions = request.target_partition_start..request.target_partition_end;
+        Ok(partitions.map(|p| exchange.read(task, p).map_err(DataFusionError::from).boxed()).collect())
+    }
+
+    async fn get_worker_info(&mut self, _: GetWorkerInfoRequest) -> Result<GetWorkerInfoResponse, DataFusionError> {
+        Ok(GetWorkerInfoResponse { version: env!("CARGO_PKG_VERSION").into() })
+    }
+}
+
+/// Empty metrics for every operator of a task.
+fn no_metrics(request: &SetPlanRequest) -> TaskMetrics {
+    fn operators(plan: &Arc<dyn ExecutionPlan>) -> usize {
+        1 + plan.children().into_iter().map(operators).sum::<usize>()
+    }
+    let count = match &request.plan {
+        MaybeEncoded::Decoded(plan) => operators(plan),
+        MaybeEncoded::Encoded(_) => 0,
+    };
+    TaskMetrics { pre_order_plan_metrics: vec![MetricsSet::new(); count], task_metrics: MetricsSet::new() }
 }
 
 /// A task's metrics tell what its operators spilled.

@@ -13,13 +13,16 @@ use datafusion::execution::cache::cache_manager::{CacheManager, CacheManagerConf
 use datafusion::logical_expr::ScalarUDF;
 use serde::Serialize;
 use tokio::runtime::{Handle, Runtime};
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::admission::Admission;
 use super::bee::{Bee, BeeCore};
-use super::chamber::Combs;
+use super::chamber::{CellSource, Combs};
 use super::channel::{BeeChannels, BeeSlot};
+use super::foreign::Following;
+use super::heartbeat::{Heart, HeartbeatActor, NodeInfo};
 use super::lead::Job;
 use super::ledger::LedgerHandle;
 use super::query::{Queries, QueryStream};
@@ -27,8 +30,10 @@ use super::session::{Session, run};
 use super::settings::Settings;
 use super::supervisor::{ColonyActor, StopBees};
 use super::temperature::Load;
+use super::world::NodeWorld;
 use super::write::write_frame;
 use crate::sql::{Planner, Split};
+use crate::storage::cached::{CacheStats, CellCache};
 use crate::storage::cells::CellFile;
 use crate::storage::{AsOf, BoxName, FrameInfo, FrameRef, HistoryEntry, HiveName, Meadow, WriteMode, WriteResult};
 use crate::{Error, Result};
@@ -37,6 +42,12 @@ use crate::{Error, Result};
 const IO_THREADS: usize = 2;
 /// Threads for blocking ledger work and local files.
 const IO_BLOCKING_THREADS: usize = 16;
+/// Encoded bytes that one bee scans and works on in a second: what TPC-H's queries take on a small core.
+const SCAN_RATE: f64 = 100e6;
+/// What sharing a query costs beside its requests: encoding plans, waiting for looks.
+const SHARING: Duration = Duration::from_millis(500);
+/// Requests of a shared query that wait for each other.
+const SHARING_REQUESTS: u32 = 12;
 /// How long a stopping colony waits for running queries after it has cancelled them.
 const DRAIN: Duration = Duration::from_secs(5);
 
@@ -78,6 +89,8 @@ pub struct ColonyStatus {
     pub bytes_read: u64,
     /// Bytes handed to storage so far.
     pub bytes_written: u64,
+    /// What it keeps of remote cells, and how often that answered.
+    pub cache: CacheStats,
 }
 
 /// What all parts of a colony share.
@@ -85,10 +98,20 @@ pub(crate) struct Core {
     pub(crate) settings: Settings,
     pub(crate) meadow: Meadow,
     pub(crate) planner: Planner,
+    /// Whether other nodes can run its plans: they do not have an embedder's functions.
+    pub(crate) shareable: bool,
     pub(crate) slots: Vec<Arc<BeeSlot>>,
     pub(crate) queries: Arc<Queries>,
     pub(crate) admission: Admission,
     pub(crate) token: CancellationToken,
+    /// What this node tells and knows of the swarm.
+    pub(crate) heart: Arc<Heart>,
+    /// Queries of other nodes that have work here.
+    pub(crate) following: Following,
+    /// Places for tasks of shared queries: one on each bee.
+    pub(crate) places: Semaphore,
+    /// Clearing up that goes on after a query.
+    leftovers: Mutex<JoinSet<()>>,
     ledger: OnceLock<LedgerHandle>,
     io: IoRuntime,
 }
@@ -121,8 +144,10 @@ impl Core {
     async fn open(settings: Settings, functions: Vec<Arc<ScalarUDF>>, io: IoRuntime) -> Result<Arc<Self>> {
         let meadow = Meadow::open(&settings.storage, &settings.storage_options, io.1.clone()).await?;
         let queries = Arc::new(Queries::default());
-        let channels = Arc::new(BeeChannels::default());
-        let slots = bees(&settings, &meadow, &queries, &channels, &functions)?;
+        let channels = Arc::new(BeeChannels::new(Arc::clone(&queries)));
+        let cells = cell_source(&settings, &meadow).await?;
+        let cache = cells.cache.as_ref().map(|(cache, _)| Arc::clone(cache));
+        let slots = bees(&settings, cells, &queries, &channels, &functions)?;
         channels.install(slots.clone());
         let split = Split {
             bees: settings.bee_count(),
@@ -130,15 +155,39 @@ impl Core {
             partition_bytes: settings.partition_bytes,
             channels,
         };
-        let planner = Planner::new(meadow.clone(), split, functions)?;
+        let heart = Arc::new(Heart::new(&settings, &meadow, cache)?);
+        let world = Arc::new(NodeWorld::new(Arc::clone(&heart), Arc::clone(&queries)));
+        let shareable = functions.is_empty();
+        let planner = Planner::new(meadow.clone(), split, functions, world)?;
         let running = settings.max_queries.unwrap_or(4 * settings.bee_count());
         let admission = Admission::new(running, settings.queue);
-        let (token, ledger) = (CancellationToken::new(), OnceLock::new());
-        Ok(Arc::new(Self { settings, meadow, planner, slots, queries, admission, token, ledger, io }))
+        Ok(Arc::new(Self {
+            places: Semaphore::new(settings.bee_count()),
+            settings,
+            meadow,
+            planner,
+            shareable,
+            slots,
+            queries,
+            admission,
+            token: CancellationToken::new(),
+            heart,
+            following: Following::default(),
+            leftovers: Mutex::default(),
+            ledger: OnceLock::new(),
+            io,
+        }))
     }
 
     pub(crate) fn io(&self) -> &Handle {
         &self.io.1
+    }
+
+    /// Does something that nobody waits for but the end of the colony.
+    pub(crate) fn later(&self, work: impl Future<Output = ()> + Send + 'static) {
+        let mut leftovers = lock(&self.leftovers);
+        while leftovers.try_join_next().is_some() {}
+        leftovers.spawn_on(work, self.io());
     }
 
     pub(crate) fn ledger(&self) -> Result<&LedgerHandle> {
@@ -150,6 +199,12 @@ impl Core {
         let alive = self.slots.iter().filter(|slot| slot.is_alive());
         let slot = alive.min_by_key(|slot| slot.core.active());
         slot.ok_or_else(|| Error::closed("no bee is running: start a new colony"))?.addr()
+    }
+
+    /// Whether a scan of this many bytes is so long here that it may pay to ask other nodes.
+    pub(crate) fn may_be_faster_shared(&self, bytes: u64) -> bool {
+        let alone = Duration::from_secs_f64(bytes as f64 / (SCAN_RATE * self.slots.len().max(1) as f64));
+        alone > SHARING + self.heart.latency() * SHARING_REQUESTS
     }
 
     /// How loaded the node is now, 0..=1.
@@ -175,9 +230,23 @@ impl Core {
     }
 }
 
+/// The meadow's cells, behind this node's cache when it has one and they are far away.
+async fn cell_source(settings: &Settings, meadow: &Meadow) -> Result<CellSource> {
+    let store = meadow.unmetered_store();
+    let cache = match settings.cache.clone().filter(|_| !meadow.backend().is_local()) {
+        None => None,
+        Some(folder) => {
+            let limit = settings.cache_limit;
+            let cache = tokio::task::spawn_blocking(move || CellCache::open(folder, limit)).await??;
+            Some((cache, meadow.backend().location().into()))
+        }
+    };
+    Ok(CellSource { store, cache })
+}
+
 fn bees(
     settings: &Settings,
-    meadow: &Meadow,
+    cells: CellSource,
     queries: &Arc<Queries>,
     channels: &Arc<BeeChannels>,
     functions: &[Arc<ScalarUDF>],
@@ -187,7 +256,7 @@ fn bees(
     // Footers of cells are parsed once for the whole node.
     let cache = CacheManager::try_new(&CacheManagerConfig::default())?;
     let bee = |index| {
-        let combs = Combs::new(settings.bee_memory(), &scratch, share, Arc::clone(&cache), meadow.unmetered_store())?;
+        let combs = Combs::new(settings.bee_memory(), &scratch, share, Arc::clone(&cache), cells.clone())?;
         let core = BeeCore::new(index, combs, Arc::clone(queries), Arc::clone(channels) as _, functions.to_vec());
         Ok(Arc::new(BeeSlot::new(core)))
     };
@@ -473,7 +542,16 @@ impl Colony {
             requests: storage.requests(),
             bytes_read: storage.bytes_read,
             bytes_written: storage.bytes_written,
+            cache: core.heart.cache(),
         })
+    }
+
+    /// The nodes of the swarm, as they look from here now.
+    ///
+    /// # Errors
+    /// What the storage says.
+    pub async fn swarm(&self) -> Result<Vec<NodeInfo>> {
+        self.on_io(|core| async move { core.heart.nodes().await }).await
     }
 
     /// Runs `future` on the calling thread, for programs without a runtime. Panics inside one, as every `block_on` does.
@@ -503,8 +581,10 @@ impl Colony {
             std::thread::sleep(Duration::from_millis(2));
         }
         let (done, stopped) = std::sync::mpsc::channel();
-        let supervisor = self.life.supervisor.clone();
+        let (supervisor, core) = (self.life.supervisor.clone(), Arc::clone(&self.core));
         self.core.io().spawn(async move {
+            let leftovers = std::mem::take(&mut *lock(&core.leftovers));
+            tokio::join!(leftovers.join_all(), core.heart.leave());
             // An actor that is gone has nothing left to stop.
             let _ = supervisor.send(StopBees).await;
             let _ = done.send(());
@@ -555,6 +635,7 @@ fn start_actors(core: &Arc<Core>, system: Option<actix_rt::System>) -> Colony {
     // Set once: the core is new.
     let _ = core.ledger.set(LedgerHandle::start(core.meadow.ledger().clone()));
     let supervisor = ColonyActor::new(Arc::clone(core)).start();
+    HeartbeatActor::new(core).start();
     let life = Life { supervisor, core: Arc::downgrade(core), thread: Mutex::new(None), system };
     Colony { core: Arc::clone(core), life: Arc::new(life) }
 }

@@ -8,15 +8,18 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
-use futures::StreamExt;
+use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt};
 use tokio::sync::{mpsc, oneshot};
 
 use super::admission::Permit;
 use super::bee::{BeeCore, caught};
 use super::colony::Core;
 use super::query::QueryRecord;
+use super::share::Shared;
 use super::write::write_frame;
-use crate::sql::{Facts, Params, PhysicalQuery, Planned, SqlSession, written};
+use crate::sql::distribution::node_url;
+use crate::sql::{Ask, Distribute, Facts, Params, PhysicalQuery, Planned, Spread, SqlSession, written};
 use crate::storage::{AsOf, FrameRef, FrameState, WriteMode};
 use crate::{Error, Result};
 
@@ -43,7 +46,7 @@ pub(crate) struct Lead {
 /// The answer of a job: its columns and where its batches come from.
 enum Answer {
     Ready(RecordBatch),
-    Rows(SendableRecordBatchStream, PhysicalQuery),
+    Rows(SendableRecordBatchStream, PhysicalQuery, Option<Shared>),
 }
 
 impl Lead {
@@ -76,7 +79,7 @@ impl Answer {
     fn schema(&self) -> SchemaRef {
         match self {
             Self::Ready(batch) => batch.schema(),
-            Self::Rows(stream, _) => plain_schema(&stream.schema()),
+            Self::Rows(stream, ..) => plain_schema(&stream.schema()),
         }
     }
 
@@ -86,9 +89,9 @@ impl Answer {
         query: &QueryRecord,
         batches: &mpsc::Sender<Result<RecordBatch>>,
     ) -> Result<()> {
-        let (mut stream, physical) = match self {
+        let (mut stream, physical, _shared) = match self {
             Self::Ready(batch) => return give(query, batches, batch).await,
-            Self::Rows(stream, physical) => (stream, physical),
+            Self::Rows(stream, physical, shared) => (stream, physical, shared),
         };
         let schema = plain_schema(&stream.schema());
         while let Some(batch) = stream.next().await {
@@ -112,21 +115,77 @@ async fn answer(core: &Arc<Core>, job: Job, query: &Arc<QueryRecord>, bee: &Arc<
             Planned::Rows(until_stopped(query, plan).await?)
         }
         Job::Sql { sql, params, session } => {
-            until_stopped(query, core.planner.plan(&sql, &params, &session, runtime, headers)).await?
+            query.set_options(session.options());
+            let ask = Ask { params: &params, session: &session, runtime, headers, spread: Spread::Colony };
+            until_stopped(query, plan(core, &sql, ask)).await?
         }
     };
     match planned {
         Planned::Answer(batch) => Ok(Answer::Ready(batch)),
         Planned::Rows(physical) => {
-            query.planned(&physical.notes, physical.tasks());
-            let stream = execute_stream(Arc::clone(&physical.plan), Arc::clone(&physical.context))?;
-            Ok(Answer::Rows(stream, physical))
+            let (stream, shared) = start(core, &physical, query).await?;
+            Ok(Answer::Rows(stream, physical, shared))
         }
         Planned::Insert { into, mode, query: physical } => insert(core, &into, mode, physical, query).await,
         Planned::CreateAs { frame, partition_by, if_not_exists, query: physical } => {
             create_as(core, &frame, &partition_by, if_not_exists, physical, query).await
         }
     }
+}
+
+/// Plans a statement for this colony, or for the swarm where that is asked for or expected to be faster.
+fn plan<'a>(core: &'a Arc<Core>, sql: &'a str, ask: Ask<'a>) -> BoxFuture<'a, Result<Planned>> {
+    plan_now(core, sql, ask).boxed()
+}
+
+async fn plan_now(core: &Arc<Core>, sql: &str, mut ask: Ask<'_>) -> Result<Planned> {
+    let distribute = ask.session.distribute().unwrap_or(core.settings.distribute);
+    if distribute == Distribute::Always && core.shareable {
+        ask.spread = spread(core).await?;
+    }
+    let planned = core.planner.plan(sql, &ask).await?;
+    let Some(physical) = planned.query() else { return Ok(planned) };
+    match ask.spread {
+        Spread::Swarm(_) if !physical.is_shareable() => ask.spread = Spread::Colony,
+        Spread::Swarm(_) => return Ok(planned),
+        Spread::Colony if distribute != Distribute::Auto || !core.shareable => return Ok(planned),
+        Spread::Colony if !physical.is_shareable() || !core.may_be_faster_shared(physical.scan_bytes()) => {
+            return Ok(planned);
+        }
+        Spread::Colony => match spread(core).await? {
+            Spread::Colony => return Ok(planned),
+            swarm => ask.spread = swarm,
+        },
+    }
+    core.planner.plan(sql, &ask).await
+}
+
+/// Addresses of every bee that can be reached, those of different nodes in turn; this colony alone when it is.
+async fn spread(core: &Core) -> Result<Spread> {
+    let mut nodes: Vec<_> = core.heart.workers().await?.into_iter().filter(|n| n.fit && n.bees > 0).collect();
+    // The same nodes get the same tasks again, whoever asks: their caches hold the cells.
+    nodes.sort_by(|a, b| a.id.cmp(&b.id));
+    if nodes.len() < 2 {
+        return Ok(Spread::Colony);
+    }
+    let most = nodes.iter().map(|n| n.bees).max().unwrap_or(0);
+    let turns = (0..most).flat_map(|turn| nodes.iter().filter(move |n| n.bees > turn));
+    let urls = turns.map(|n| node_url(&n.id)).collect::<Result<Vec<_>>>()?;
+    Ok(Spread::Swarm(Arc::new(urls)))
+}
+
+/// Starts a plan; one that was made for the swarm is told to the swarm.
+async fn start(
+    core: &Arc<Core>,
+    physical: &PhysicalQuery,
+    query: &Arc<QueryRecord>,
+) -> Result<(SendableRecordBatchStream, Option<Shared>)> {
+    query.planned(&physical.notes, physical.tasks());
+    let shared = match physical.for_the_swarm() {
+        Some(plan) => Some(Shared::begin(core, query, plan, &physical.context).await?),
+        None => None,
+    };
+    Ok((execute_stream(Arc::clone(&physical.plan), Arc::clone(&physical.context))?, shared))
 }
 
 async fn insert(
@@ -136,8 +195,7 @@ async fn insert(
     physical: PhysicalQuery,
     query: &Arc<QueryRecord>,
 ) -> Result<Answer> {
-    query.planned(&physical.notes, physical.tasks());
-    let rows = execute_stream(Arc::clone(&physical.plan), Arc::clone(&physical.context))?;
+    let (rows, _shared) = start(core, &physical, query).await?;
     let result = until_stopped(query, write_frame(core, into, rows, mode, query)).await?;
     query.spilled.fetch_add(spilled_bytes(&physical.plan), Ordering::Relaxed);
     written(&into.frame, &result).map(Answer::Ready)
@@ -194,6 +252,9 @@ fn facts(core: &Core, query: &QueryRecord) -> Facts {
     Facts {
         bees: stats.bees,
         tasks: stats.tasks,
+        nodes: stats.nodes,
+        exchanged: stats.exchanged,
+        retries: stats.retries,
         memory_peak: stats.memory_peak,
         spilled: stats.spilled,
         requests: stats.requests,

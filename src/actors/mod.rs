@@ -5,6 +5,7 @@
 //!        │                          ▲ respawns
 //!        └──messages──▶ ColonyActor ┘              supervises, measures temperature, shuts down
 //!                       LedgerActor                commits
+//!                       HeartbeatActor             this node's beat, its view of the swarm, news of shared queries
 //! ```
 //!
 //! | file | noun |
@@ -18,27 +19,40 @@
 //! | `channel` | how a plan's tasks reach bees, and their batches come back |
 //! | `ledger` | the actor that owns commits |
 //! | `lead` | one query's work on its leading bee |
+//! | `heartbeat` | this node's beat and its view of the swarm |
+//! | `share` | a query whose tasks this node gives to the swarm |
+//! | `foreign` | queries of other nodes that have work for this one |
+//! | `attempt` | one attempt of a shared query's task on this node |
+//! | `exchange` | how tasks on different nodes get at each other's rows |
+//! | `world` | the tables of the box `system` |
 //! | `write` | cells encoded by all bees, one commit |
 //! | `query` | a running query: record, limits, statistics, stream |
 //! | `admission` | how much may run and wait |
 //! | `temperature` | how loaded the node is |
 
 mod admission;
+mod attempt;
 mod bee;
 mod chamber;
 mod channel;
 mod colony;
+mod exchange;
+mod foreign;
+mod heartbeat;
 mod lead;
 mod ledger;
 mod query;
 mod session;
 pub mod settings;
+mod share;
 mod supervisor;
 pub mod temperature;
+mod world;
 mod write;
 
 pub use crate::sql::Params;
 pub use colony::{Colony, ColonyStatus};
+pub use heartbeat::NodeInfo;
 pub use query::{Canceller, Query, QueryStats, QueryStream};
 pub use session::Session;
 pub use settings::Settings;

@@ -1,9 +1,9 @@
 //! A running query: what was asked, its record that all bees share, its statistics and its stream of batches.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -15,14 +15,16 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
+use super::exchange::Exchange;
+use super::share::Share;
 use crate::sql::{Params, ScanNotes};
 use crate::storage::metered::Meter;
+use crate::storage::swarm::names::QueryId;
 use crate::{Error, ErrorKind, Result};
 
 /// Header that carries a query's id with its tasks.
-pub(crate) const QUERY_HEADER: &str = "apiary-query";
+const QUERY_HEADER: &str = "apiary-query";
 
 /// What is asked of a session.
 #[derive(Debug, Clone, Default)]
@@ -69,6 +71,12 @@ pub struct QueryStats {
     pub bees: usize,
     /// Tasks of all stages.
     pub tasks: usize,
+    /// Nodes that did them; 1 when none was asked but this one.
+    pub nodes: usize,
+    /// Bytes that went between tasks through the meadow.
+    pub exchanged: u64,
+    /// Attempts beyond the first of each task.
+    pub retries: usize,
     /// Most memory that operators held on one bee, in bytes.
     pub memory_peak: u64,
     /// Bytes spilled to scratch files.
@@ -87,7 +95,7 @@ pub struct QueryStats {
 
 /// What every bee that works for a query knows of it.
 pub(crate) struct QueryRecord {
-    pub(crate) id: Uuid,
+    pub(crate) id: QueryId,
     pub(crate) token: CancellationToken,
     pub(crate) deadline: Option<Instant>,
     pub(crate) meter: Arc<Meter>,
@@ -102,6 +110,12 @@ pub(crate) struct QueryRecord {
     ended: Mutex<Option<(Duration, f64)>>,
     rows: AtomicU64,
     notes: Mutex<Arc<ScanNotes>>,
+    /// What `SET` said of the engine, for every bee that works for it.
+    options: OnceLock<BTreeMap<String, String>>,
+    /// Its exchange with other nodes, if it has one.
+    exchange: OnceLock<Arc<Exchange>>,
+    /// Where the tasks that its leader gives to the swarm go; weak, because it holds this record.
+    share: OnceLock<Weak<Share>>,
 }
 
 impl std::fmt::Debug for QueryRecord {
@@ -111,9 +125,9 @@ impl std::fmt::Debug for QueryRecord {
 }
 
 impl QueryRecord {
-    fn new(parent: &CancellationToken, limit: Option<Duration>, meter: &Arc<Meter>) -> Self {
+    fn new(id: QueryId, parent: &CancellationToken, limit: Option<Duration>, meter: &Arc<Meter>) -> Self {
         Self {
-            id: Uuid::now_v7(),
+            id,
             token: parent.child_token(),
             deadline: limit.map(|limit| Instant::now() + limit),
             meter: Meter::within(meter),
@@ -127,7 +141,44 @@ impl QueryRecord {
             ended: Mutex::default(),
             rows: AtomicU64::new(0),
             notes: Mutex::default(),
+            options: OnceLock::new(),
+            exchange: OnceLock::new(),
+            share: OnceLock::new(),
         }
+    }
+
+    /// Sets the engine's options, once.
+    pub(crate) fn set_options(&self, options: BTreeMap<String, String>) {
+        // Every task of a query brings the same ones.
+        let _ = self.options.set(options);
+    }
+
+    /// What `SET` said of the engine.
+    pub(crate) fn options(&self) -> BTreeMap<String, String> {
+        self.options.get().cloned().unwrap_or_default()
+    }
+
+    /// Says how it exchanges rows with other nodes, once.
+    pub(crate) fn set_exchange(&self, exchange: Arc<Exchange>) {
+        // A query has one exchange, made where it starts.
+        let _ = self.exchange.set(exchange);
+    }
+
+    /// Says where tasks for the swarm go, once.
+    pub(crate) fn set_share(&self, share: &Arc<Share>) {
+        // A query is shared once, by the bee that leads it.
+        let _ = self.share.set(Arc::downgrade(share));
+    }
+
+    /// Where tasks for the swarm go.
+    pub(crate) fn share(&self) -> Result<Arc<Share>> {
+        let share = self.share.get().and_then(Weak::upgrade);
+        share.ok_or_else(|| Error::cancelled("the query is not shared, or not any more"))
+    }
+
+    /// Its exchange with other nodes.
+    pub(crate) fn exchange(&self) -> Result<&Arc<Exchange>> {
+        self.exchange.get().ok_or_else(|| Error::internal("a query of one node has a task for another"))
     }
 
     /// Why the query must stop now, if it must.
@@ -197,16 +248,20 @@ impl QueryRecord {
         let planning = lock(&self.planned).unwrap_or(elapsed);
         let notes = lock(&self.notes).all();
         let storage = self.meter.read();
+        let swarm = self.exchange.get().map(|e| e.totals()).unwrap_or_default();
         QueryStats {
             rows: self.rows.load(Ordering::Relaxed),
             planning_ms: planning.as_secs_f64() * 1e3,
             elapsed_ms: elapsed.as_secs_f64() * 1e3,
             bees: lock(&self.bees).len(),
             tasks: self.tasks.load(Ordering::Relaxed),
-            memory_peak: self.memory_peak.load(Ordering::Relaxed),
-            spilled: self.spilled.load(Ordering::Relaxed),
-            requests: storage.requests(),
-            bytes_read: storage.bytes_read,
+            nodes: swarm.nodes.max(1),
+            exchanged: swarm.exchanged,
+            retries: swarm.retries,
+            memory_peak: self.memory_peak.load(Ordering::Relaxed).max(swarm.memory_peak),
+            spilled: self.spilled.load(Ordering::Relaxed) + swarm.spilled,
+            requests: storage.requests() + swarm.requests,
+            bytes_read: storage.bytes_read + swarm.bytes_read,
             cells_read: notes.iter().map(|n| n.read as u64).sum(),
             cells_pruned: notes.iter().map(|n| (n.cells - n.read) as u64).sum(),
             temperature,
@@ -217,7 +272,7 @@ impl QueryRecord {
 /// The queries that run now, by id: how a bee finds the record of the task it is given.
 #[derive(Debug, Default)]
 pub(crate) struct Queries {
-    running: Mutex<HashMap<Uuid, Arc<QueryRecord>>>,
+    running: Mutex<HashMap<QueryId, Arc<QueryRecord>>>,
     done: AtomicU64,
 }
 
@@ -229,18 +284,45 @@ impl Queries {
         limit: Option<Duration>,
         meter: &Arc<Meter>,
     ) -> QueryEntry {
-        let record = Arc::new(QueryRecord::new(parent, limit, meter));
+        self.begin_as(QueryId::new(), parent, limit, meter)
+    }
+
+    /// Starts the record of a query that another node leads.
+    pub(crate) fn begin_as(
+        self: &Arc<Self>,
+        id: QueryId,
+        parent: &CancellationToken,
+        limit: Option<Duration>,
+        meter: &Arc<Meter>,
+    ) -> QueryEntry {
+        let record = Arc::new(QueryRecord::new(id, parent, limit, meter));
         lock(&self.running).insert(record.id, Arc::clone(&record));
         QueryEntry { record, queries: Arc::clone(self) }
     }
 
-    pub(crate) fn find(&self, id: &Uuid) -> Result<Arc<QueryRecord>> {
+    pub(crate) fn find(&self, id: &QueryId) -> Result<Arc<QueryRecord>> {
         lock(&self.running).get(id).cloned().ok_or_else(|| Error::cancelled("the query has ended"))
+    }
+
+    /// Every record, oldest first.
+    pub(crate) fn running(&self) -> Vec<Arc<QueryRecord>> {
+        let mut all: Vec<_> = lock(&self.running).values().cloned().collect();
+        all.sort_by_key(|record| record.id);
+        all
     }
 
     pub(crate) fn done(&self) -> u64 {
         self.done.load(Ordering::Relaxed)
     }
+}
+
+/// The record of the query that `headers` name.
+///
+/// # Errors
+/// `Cancelled` when it has ended.
+pub(crate) fn query_of(queries: &Queries, headers: &HeaderMap) -> Result<Arc<QueryRecord>> {
+    let id = headers.get(QUERY_HEADER).and_then(|v| v.to_str().ok()).and_then(|v| v.parse::<QueryId>().ok());
+    queries.find(&id.ok_or_else(|| Error::internal("a task names no query"))?)
 }
 
 /// A record's stay among the running queries.

@@ -9,10 +9,14 @@
 //! | `memory` | half of RAM or of the cgroup limit | bytes for all bees together |
 //! | `scratch` | the system's temporary folder | where bees spill |
 //! | `scratch_limit` | 10 GiB | most bytes that may be spilled at a time |
+//! | `cache` | none | folder that keeps what was read of cells in a bucket; never used for a local meadow |
+//! | `cache_limit` | 4 GiB | most bytes in that folder |
 //! | `max_queries` | 4 × bees | queries that run at once; the rest wait |
 //! | `queue` | 64 | queries that may wait; more are answered `busy` |
 //! | `time_limit` | none | longest run of one query |
 //! | `partitions` | 2 | partitions of a plan on each bee |
+//! | `join` | no | whether this node takes tasks of other nodes' queries; `apiary-node run` does |
+//! | `distribute` | auto | whether queries of this node may use other nodes: `auto`, `always`, `never` |
 //! | `partition_bytes` | 8 MiB | bytes of cells that a partition scans before another bee joins in |
 
 use std::collections::BTreeMap;
@@ -21,10 +25,14 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::sql::Distribute;
 use crate::{Error, Result};
 
 /// Least memory of one bee: below it not even one row group of the smallest cell decodes.
 pub const MIN_BEE_MEMORY: u64 = 32 << 20;
+
+/// Least room of a cache: below it the blocks of one scan push each other out.
+const MIN_CACHE: u64 = 16 << 20;
 
 /// Settings of a [`crate::Colony`]; see the module for the table.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -45,6 +53,10 @@ pub struct Settings {
     pub scratch: Option<PathBuf>,
     /// Most spilled bytes at a time, all bees together.
     pub scratch_limit: u64,
+    /// Folder that keeps what was read of cells in a bucket; `None` keeps nothing.
+    pub cache: Option<PathBuf>,
+    /// Most bytes in that folder.
+    pub cache_limit: u64,
     /// Queries that run at once; `None` is four per bee.
     pub max_queries: Option<usize>,
     /// Queries that may wait for a place.
@@ -55,6 +67,10 @@ pub struct Settings {
     pub partitions: usize,
     /// Bytes of cells that one partition of a task scans before another bee is worth its overhead.
     pub partition_bytes: u64,
+    /// Whether this node takes tasks of other nodes' queries.
+    pub join: bool,
+    /// Whether queries of this node may use other nodes.
+    pub distribute: Distribute,
 }
 
 impl Default for Settings {
@@ -67,11 +83,15 @@ impl Default for Settings {
             memory: None,
             scratch: None,
             scratch_limit: 10 << 30,
+            cache: None,
+            cache_limit: 4 << 30,
             max_queries: None,
             queue: 64,
             time_limit: None,
             partitions: 2,
             partition_bytes: 8 << 20,
+            join: false,
+            distribute: Distribute::Auto,
         }
     }
 }
@@ -117,6 +137,27 @@ impl Settings {
         self
     }
 
+    /// Keeps what is read of cells in a bucket below `folder`.
+    #[must_use]
+    pub fn with_cache(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.cache = Some(folder.into());
+        self
+    }
+
+    /// Takes tasks of other nodes' queries, or not.
+    #[must_use]
+    pub fn with_join(mut self, join: bool) -> Self {
+        self.join = join;
+        self
+    }
+
+    /// Says whether queries may use other nodes.
+    #[must_use]
+    pub fn with_distribute(mut self, distribute: Distribute) -> Self {
+        self.distribute = distribute;
+        self
+    }
+
     /// The number of bees these settings give on this machine.
     pub fn bee_count(&self) -> usize {
         self.bees.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
@@ -151,6 +192,13 @@ impl Settings {
         }
         if self.partitions < 2 {
             return Err(Error::invalid("partitions is below 2: a split plan needs at least 2 to be right"));
+        }
+        if self.cache.is_some() && self.cache_limit < MIN_CACHE {
+            return Err(Error::invalid(format!(
+                "cache_limit of {} is too little: give at least {}, or no cache",
+                format_size(self.cache_limit),
+                format_size(MIN_CACHE)
+            )));
         }
         if self.max_queries == Some(0) {
             return Err(Error::invalid("max_queries is 0: use at least 1"));

@@ -18,6 +18,7 @@ use super::stream::PyStream;
 use super::wait::wait;
 use super::{input, params};
 use crate::actors::settings::parse_size;
+use crate::sql::Distribute;
 use crate::{AsOf, BoxName, Colony, Error, FrameRef, HiveName, Query, Result, Settings, WriteMode};
 
 /// A colony and the session of one `Apiary` object.
@@ -35,8 +36,9 @@ enum Memory {
 
 #[pymethods]
 impl PyColony {
+    #[allow(clippy::too_many_arguments, reason = "the keywords of the Python class, each as it was given")]
     #[new]
-    #[pyo3(signature = (name, storage, bees, memory, storage_options, time_limit))]
+    #[pyo3(signature = (name, storage, bees, memory, storage_options, time_limit, join, distribute))]
     fn new(
         py: Python<'_>,
         name: String,
@@ -45,8 +47,12 @@ impl PyColony {
         memory: Option<Memory>,
         storage_options: BTreeMap<String, String>,
         time_limit: Option<f64>,
+        join: bool,
+        distribute: &str,
     ) -> PyResult<Self> {
-        let mut settings = storage.map_or_else(Settings::default, Settings::new).with_name(name);
+        let distribute = distribute.parse::<Distribute>().or_raise(py)?;
+        let settings = storage.map_or_else(Settings::default, Settings::new).with_name(name);
+        let mut settings = settings.with_join(join).with_distribute(distribute);
         settings.bees = bees;
         settings.memory = memory.map(Memory::bytes).transpose().or_raise(py)?;
         settings.storage_options = storage_options;
@@ -192,6 +198,12 @@ impl PyColony {
     fn status<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let status = self.run(py, |colony| async move { colony.status().await })?;
         to_dict(py, &status)
+    }
+
+    /// The nodes that share the meadow.
+    fn swarm<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyAny>>> {
+        let nodes = self.run(py, |colony| async move { colony.swarm().await })?;
+        nodes.iter().map(|node| to_dict(py, node)).collect()
     }
 
     fn close(&self, py: Python<'_>) -> PyResult<()> {

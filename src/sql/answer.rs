@@ -72,6 +72,12 @@ pub struct Facts {
     pub bees: usize,
     /// Tasks of all stages.
     pub tasks: usize,
+    /// Nodes that did them.
+    pub nodes: usize,
+    /// Bytes that went between tasks through the meadow.
+    pub exchanged: u64,
+    /// Attempts beyond the first of each task.
+    pub retries: usize,
     /// Largest memory held by one bee for it, in bytes.
     pub memory_peak: u64,
     /// Bytes spilled to scratch files.
@@ -93,6 +99,13 @@ impl Facts {
         let bees = format!("{} bees, {} tasks, temperature {:.2}", self.bees, self.tasks, self.temperature);
         let memory = format!("peak {} bytes on one bee, spilled {} bytes", self.memory_peak, self.spilled);
         let storage = format!("{} requests, {} bytes", self.requests, self.bytes_read);
-        plans(&[("bees", bees), ("memory", memory), ("storage", storage), ("cells", notes.to_string())])
+        let swarm = format!("{} nodes, {} bytes exchanged, {} more attempts", self.nodes, self.exchanged, self.retries);
+        plans(&[
+            ("bees", bees),
+            ("swarm", swarm),
+            ("memory", memory),
+            ("storage", storage),
+            ("cells", notes.to_string()),
+        ])
     }
 }

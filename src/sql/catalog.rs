@@ -10,11 +10,13 @@ use datafusion::catalog::{
     SchemaProvider, Session, TableProvider,
 };
 use datafusion::common::TableReference;
+use datafusion::datasource::MemTable;
 use futures::{StreamExt, TryStreamExt};
 
 use super::files::{file_table, is_path};
 use super::frame_table::{FrameTable, ScanNotes};
 use super::session::SqlSession;
+use super::world::{SYSTEM, World};
 use crate::storage::{AsOf, FrameRef, Meadow};
 use crate::{Error, Result};
 
@@ -28,6 +30,7 @@ pub(crate) async fn catalogs(
     references: &[TableReference],
     state: &dyn Session,
     notes: &Arc<ScanNotes>,
+    world: &dyn World,
 ) -> Result<Arc<dyn CatalogProviderList>> {
     let list: Arc<dyn CatalogProviderList> = Arc::new(MemoryCatalogProviderList::new());
     let (hive, box_) = (session.hive(), session.box_name());
@@ -39,6 +42,10 @@ pub(crate) async fn catalogs(
                 home.register_table(table.to_string(), file_table(table, state).await?)?;
             }
             _ if reference.schema() == Some("information_schema") => frames.extend(meadow.registry().frames().await?),
+            _ if reference.schema() == Some(SYSTEM) => {
+                let schema = schema_in(&list, reference.catalog().unwrap_or(hive.as_str()), SYSTEM)?;
+                schema.register_table(reference.table().to_string(), system_table(world, reference.table()).await?)?;
+            }
             _ => frames.push(frame_of(reference, session)?),
         }
     }
@@ -57,6 +64,13 @@ pub(crate) async fn catalogs(
         schema.register_table(frame.frame.to_string(), Arc::new(table))?;
     }
     Ok(list)
+}
+
+async fn system_table(world: &dyn World, name: &str) -> Result<Arc<dyn TableProvider>> {
+    let rows = world.rows(name).await?.ok_or_else(|| {
+        Error::not_found(format!("{SYSTEM}.{name} does not exist: there is {}", world.tables().join(", ")))
+    })?;
+    Ok(Arc::new(MemTable::try_new(rows.schema(), vec![vec![rows]])?))
 }
 
 /// One version of a frame as a table.

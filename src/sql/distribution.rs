@@ -7,20 +7,37 @@
 //!   between tasks;
 //! - a plan is encoded before it is delivered, so that no two bees share a plan's state.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
+use arrow::array::{ArrayRef, Int64Array, StringViewArray};
+use datafusion::catalog::memory::DataSourceExec;
 use datafusion::common::DataFusionError;
+use datafusion::common::hash_utils::create_hashes;
+use datafusion::datasource::physical_plan::FileScanConfig;
 use datafusion::execution::SessionStateBuilder;
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::repartition::REPARTITION_RANDOM_STATE;
 use datafusion::prelude::SessionConfig;
-use datafusion_distributed::{ChannelResolver, DistributedExt, SessionStateBuilderExt, WorkerResolver};
+use datafusion_distributed::{
+    ChannelResolver, DistributedExt, DistributedLeafExec, RouteTasksEvent, RouteTasksEventResponse, RouteTasksHandler,
+    SessionStateBuilderExt, WorkerResolver,
+};
 use url::Url;
 
+use super::planner::Spread;
+use crate::storage::swarm::names::NodeId;
 use crate::{Error, Result};
 
 /// Largest build side, by the planner's estimate, that every bee gets whole: a hash table of it fits a core's cache.
 const BROADCAST_BYTES: usize = 4 << 20;
 /// The same in rows, where bytes are not known.
 const BROADCAST_ROWS: usize = 256 << 10;
+
+/// Bytes of cells that one partition scans before another node joins in: a plan is given to the swarm only when that
+/// pays, and then all of it is used.
+const SWARM_PARTITION_BYTES: u64 = 64 << 10;
 
 /// The bees a plan may be split over, and how finely.
 #[derive(Clone)]
@@ -57,27 +74,105 @@ pub(crate) fn session_config(split: &Split) -> SessionConfig {
     config
 }
 
+/// The address of any bee of another node.
+pub fn node_url(node: &NodeId) -> Result<Url> {
+    Url::parse(&format!("swarm://{node}/")).map_err(|e| Error::internal(format!("a node's address: {e}")))
+}
+
+/// The node that `url` names.
+pub fn node_of(url: &Url) -> Option<NodeId> {
+    (url.scheme() == "swarm").then(|| url.host_str()?.parse().ok()).flatten()
+}
+
+/// A fingerprint of what nodes must agree on to share a query: the plan's encoding, and where hashes send rows.
+///
+/// # Errors
+/// Never in practice: integers have hashes.
+pub fn engine() -> Result<String> {
+    let array: ArrayRef = Arc::new(Int64Array::from(vec![1, -7, 1 << 40]));
+    let text: ArrayRef = Arc::new(StringViewArray::from(vec!["a", "bee", "a longer text than fits into a view"]));
+    let mut hashes = vec![0; 3];
+    create_hashes([&array, &text], REPARTITION_RANDOM_STATE.random_state(), &mut hashes)?;
+    let mixed = hashes.into_iter().fold(0u64, |all, hash| all.rotate_left(7) ^ hash);
+    Ok(format!("datafusion-{}-{mixed:x}", datafusion::DATAFUSION_VERSION))
+}
+
+/// Sets what a session's `SET` statements said.
+///
+/// # Errors
+/// `InvalidInput` for an option that does not exist.
+pub fn apply_options(config: &mut SessionConfig, options: &BTreeMap<String, String>) -> Result<()> {
+    options.iter().try_for_each(|(key, value)| Ok(config.options_mut().set(key, value)?))
+}
+
 /// Adds the distributed planner.
 ///
 /// # Errors
 /// Never in practice: the options exist.
-pub(crate) fn distributed(builder: SessionStateBuilder, split: &Split) -> Result<SessionStateBuilder> {
+pub(crate) fn distributed(builder: SessionStateBuilder, split: &Split, spread: &Spread) -> Result<SessionStateBuilder> {
+    let (urls, bytes) = match spread {
+        Spread::Colony => (Arc::new(colony_urls(split.bees)?), split.partition_bytes),
+        Spread::Swarm(urls) => (Arc::clone(urls), SWARM_PARTITION_BYTES),
+    };
     let builder = builder
         .with_distributed_planner()
-        .with_distributed_worker_resolver(Bees { count: split.bees })
+        .with_distributed_worker_resolver(Workers { urls: Arc::clone(&urls) })
+        .with_distributed_route_tasks_handler(InTurn { urls, next: AtomicUsize::new(fastrand::usize(..1024)) })
         .with_distributed_channel_resolver(Arc::clone(&split.channels))
-        .with_distributed_file_scan_config_bytes_per_partition(split.partition_bytes.max(1) as usize)?;
-    Ok(builder)
-}
-
-struct Bees {
-    count: usize,
-}
-
-impl WorkerResolver for Bees {
-    fn get_urls(&self) -> Result<Vec<Url>, DataFusionError> {
-        (0..self.count).map(|index| bee_url(index).map_err(DataFusionError::from)).collect()
+        .with_distributed_file_scan_config_bytes_per_partition(bytes.max(1) as usize)?;
+    match spread {
+        Spread::Colony => Ok(builder),
+        // Below such a union a task cannot be told how many siblings its consumer has.
+        Spread::Swarm(_) => Ok(builder.with_distributed_children_isolator_unions(false)?),
     }
+}
+
+fn colony_urls(bees: usize) -> Result<Vec<Url>> {
+    (0..bees).map(bee_url).collect()
+}
+
+struct Workers {
+    urls: Arc<Vec<Url>>,
+}
+
+impl WorkerResolver for Workers {
+    fn get_urls(&self) -> Result<Vec<Url>, DataFusionError> {
+        Ok(self.urls.as_ref().clone())
+    }
+}
+
+/// Gives tasks to workers in turn, and each stage where the one before it ended: small stages do not all meet on the
+/// same bee. A stage that scans starts where its first cell says, so that the same scan meets the same caches again.
+struct InTurn {
+    urls: Arc<Vec<Url>>,
+    next: AtomicUsize,
+}
+
+impl RouteTasksHandler for InTurn {
+    fn handle(&self, event: RouteTasksEvent<'_>) -> Option<Result<RouteTasksEventResponse, DataFusionError>> {
+        let next = self.next.fetch_add(event.task_count, Ordering::Relaxed);
+        let start = first_cell(event.plan).unwrap_or(next);
+        let urls = self.urls.iter().cycle().skip(start % self.urls.len()).take(event.task_count);
+        Some(Ok(RouteTasksEventResponse::new(urls.cloned().collect())))
+    }
+}
+
+/// A number that stands for the first cell that `plan` scans.
+fn first_cell(plan: &Arc<dyn ExecutionPlan>) -> Option<usize> {
+    let scan = scanned(plan)?;
+    let file = scan.file_groups.iter().flat_map(|group| group.files()).min_by_key(|file| file.path())?;
+    let bytes = file.path().as_ref().bytes();
+    Some(bytes.fold(0usize, |hash, byte| hash.wrapping_mul(31).wrapping_add(usize::from(byte))))
+}
+
+fn scanned(plan: &Arc<dyn ExecutionPlan>) -> Option<&FileScanConfig> {
+    let leaf = plan.downcast_ref::<DistributedLeafExec>().map_or(plan, |leaf| leaf.original());
+    file_scan(leaf).or_else(|| plan.children().into_iter().find_map(scanned))
+}
+
+/// The files that `plan` itself reads, if it does.
+pub(crate) fn file_scan(plan: &Arc<dyn ExecutionPlan>) -> Option<&FileScanConfig> {
+    plan.downcast_ref::<DataSourceExec>()?.data_source().downcast_ref::<FileScanConfig>()
 }
 
 #[cfg(test)]

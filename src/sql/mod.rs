@@ -11,6 +11,7 @@
 //! | `files` | a file or a glob of files as a table |
 //! | `distribution` | how a plan is split over bees |
 //! | `stop_points` | where a plan lets go of its thread |
+//! | `world` | what `system.nodes` and its like show |
 //! | `answer` | small result tables of DDL, SHOW and DESCRIBE |
 
 mod answer;
@@ -24,9 +25,11 @@ mod pruning;
 mod session;
 mod statement;
 mod stop_points;
+mod world;
 
 pub use answer::{Facts, written};
 pub use distribution::Split;
 pub use frame_table::{ScanNote, ScanNotes};
-pub use planner::{Params, PhysicalQuery, Planned, Planner};
-pub use session::SqlSession;
+pub use planner::{Ask, Params, PhysicalQuery, Planned, Planner, Spread};
+pub use session::{Distribute, SqlSession};
+pub use world::World;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use datafusion::catalog::TableProvider;
+use datafusion::catalog::memory::DataSourceExec;
 use datafusion::common::TableReference;
 use datafusion::common::{ParamValues, ScalarValue};
 use datafusion::datasource::{provider_as_source, source_as_provider};
@@ -17,15 +18,20 @@ use datafusion::logical_expr::{
 };
 use datafusion::physical_plan::{ExecutionPlan, displayable};
 use datafusion::sql::parser::Statement as DfStatement;
-use datafusion_distributed::{DistributedExec, DistributedExt, NetworkBoundaryExt, display_plan_ascii};
+use datafusion_distributed::{
+    DistributedExec, DistributedExt, DistributedLeafExec, NetworkBoundaryExt, display_plan_ascii,
+};
+use url::Url;
 
 use super::answer;
 use super::catalog::{catalogs, frame_behind, frame_of, frame_table};
-use super::distribution::{Split, distributed, session_config};
+use super::distribution::{Split, apply_options, distributed, file_scan, session_config};
 use super::frame_table::ScanNotes;
 use super::session::SqlSession;
 use super::statement::{Kind, Statement, parse};
 use super::stop_points::StopPoints;
+use super::world::World;
+use crate::storage::ledger::ROOT_URL;
 use crate::storage::{AsOf, BoxName, FrameRef, FrameState, HiveName, Meadow, WriteMode};
 use crate::{Error, Result};
 
@@ -41,6 +47,31 @@ pub enum Params {
     Named(HashMap<String, ScalarValue>),
 }
 
+/// Where a plan may run.
+#[derive(Debug, Clone, Default)]
+pub enum Spread {
+    /// On the bees of this colony.
+    #[default]
+    Colony,
+    /// On the bees behind these addresses, a task at a time, however small it is.
+    Swarm(Arc<Vec<Url>>),
+}
+
+/// What a statement is planned with.
+#[derive(Debug, Clone)]
+pub struct Ask<'a> {
+    /// Values of its parameters.
+    pub params: &'a Params,
+    /// What `USE` and `SET` changed.
+    pub session: &'a SqlSession,
+    /// Memory, scratch and storage of the query.
+    pub runtime: Arc<RuntimeEnv>,
+    /// What goes with every task, so that bees know whose it is.
+    pub headers: http::HeaderMap,
+    /// Where it may run.
+    pub spread: Spread,
+}
+
 /// A physical plan with what it needs to run.
 #[derive(Debug, Clone)]
 pub struct PhysicalQuery {
@@ -52,9 +83,34 @@ pub struct PhysicalQuery {
     pub notes: Arc<ScanNotes>,
     /// Whether facts about the run are to follow its rows.
     pub analyze: bool,
+    /// Whether its tasks are addressed to other nodes.
+    swarm: bool,
 }
 
 impl PhysicalQuery {
+    /// The part of the plan whose tasks are addressed to the swarm, if it is split at all.
+    pub fn for_the_swarm(&self) -> Option<&DistributedExec> {
+        // EXPLAIN ANALYZE stands above it.
+        fn find(plan: &Arc<dyn ExecutionPlan>) -> Option<&DistributedExec> {
+            plan.downcast_ref().or_else(|| plan.children().into_iter().find_map(find))
+        }
+        if self.swarm { find(&self.plan) } else { None }
+    }
+
+    /// Bytes of the files that it scans.
+    pub fn scan_bytes(&self) -> u64 {
+        let mut bytes = 0;
+        with_stages(&self.plan, &mut |plan| bytes += file_bytes(plan));
+        bytes
+    }
+
+    /// Whether every file that it scans is in the meadow, so that other nodes can run it.
+    pub fn is_shareable(&self) -> bool {
+        let mut shareable = true;
+        with_stages(&self.plan, &mut |plan| shareable &= scans_the_meadow(plan));
+        shareable
+    }
+
     /// Tasks of all its stages, and 1 for the part that the leading bee runs.
     pub fn tasks(&self) -> usize {
         fn below(plan: &Arc<dyn ExecutionPlan>) -> usize {
@@ -94,12 +150,23 @@ pub enum Planned {
     },
 }
 
+impl Planned {
+    /// What is to be computed.
+    pub fn query(&self) -> Option<&PhysicalQuery> {
+        match self {
+            Self::Answer(_) => None,
+            Self::Rows(query) | Self::Insert { query, .. } | Self::CreateAs { query, .. } => Some(query),
+        }
+    }
+}
+
 /// Plans statements over one meadow.
 #[derive(Clone)]
 pub struct Planner {
     meadow: Meadow,
     split: Split,
     base: SessionState,
+    world: Arc<dyn World>,
 }
 
 impl Planner {
@@ -107,36 +174,27 @@ impl Planner {
     ///
     /// # Errors
     /// Never in practice: the options exist.
-    pub fn new(meadow: Meadow, split: Split, functions: Vec<Arc<ScalarUDF>>) -> Result<Self> {
+    pub fn new(meadow: Meadow, split: Split, functions: Vec<Arc<ScalarUDF>>, world: Arc<dyn World>) -> Result<Self> {
         let mut builder = SessionStateBuilder::new()
             .with_default_features()
             .with_config(session_config(&split))
             .with_physical_optimizer_rule(Arc::new(StopPoints));
         builder.scalar_functions().get_or_insert_default().extend(functions);
         let base = builder.build();
-        Ok(Self { meadow, split, base })
+        Ok(Self { meadow, split, base, world })
     }
 
     /// Plans `sql`; DDL, USE, SET, SHOW and DESCRIBE are carried out at once.
     ///
-    /// `headers` go with every task, so that bees know whose it is.
-    ///
     /// # Errors
     /// What is wrong with the statement, or what the meadow says.
-    pub async fn plan(
-        &self,
-        sql: &str,
-        params: &Params,
-        session: &SqlSession,
-        runtime: Arc<RuntimeEnv>,
-        headers: http::HeaderMap,
-    ) -> Result<Planned> {
+    pub async fn plan(&self, sql: &str, ask: &Ask<'_>) -> Result<Planned> {
         match parse(sql)? {
-            Statement::Other(statement) => self.plan_query(*statement, params, session, runtime, headers).await,
+            Statement::Other(statement) => self.plan_query(*statement, ask).await,
             Statement::CreateFrame { statement, partition_by } => {
-                self.create_frame(*statement, partition_by, params, session, runtime, headers).await
+                self.create_frame(*statement, partition_by, ask).await
             }
-            other => self.carry_out(other, session).await.map(Planned::Answer),
+            other => self.carry_out(other, ask.session).await.map(Planned::Answer),
         }
     }
 
@@ -153,62 +211,51 @@ impl Planner {
         headers: http::HeaderMap,
     ) -> Result<PhysicalQuery> {
         let notes = Arc::new(ScanNotes::default());
-        let session = SqlSession::new()?;
-        let state = self.state(&session, runtime, headers)?;
-        let table: Arc<dyn TableProvider> = Arc::new(frame_table(&self.meadow, frame, as_of, &notes).await?);
+        let (session, params) = (SqlSession::new()?, Params::None);
+        let ask = Ask { params: &params, session: &session, runtime, headers, spread: Spread::Colony };
+        let draft = Draft { state: self.state(&ask)?, notes, swarm: false };
+        let table = frame_table(&self.meadow, frame, as_of, &draft.notes).await?;
+        let table: Arc<dyn TableProvider> = Arc::new(table);
         let projection = columns.map(|names| projection(&table, frame, names)).transpose()?;
         let name = TableReference::full(frame.hive.as_str(), frame.box_.as_str(), frame.frame.as_str());
         let scan = LogicalPlanBuilder::scan(name, provider_as_source(table), projection)?.build()?;
-        physical(&state, &scan, notes, false).await
+        draft.physical(&scan, false).await
     }
 
-    async fn plan_query(
-        &self,
-        statement: DfStatement,
-        params: &Params,
-        session: &SqlSession,
-        runtime: Arc<RuntimeEnv>,
-        headers: http::HeaderMap,
-    ) -> Result<Planned> {
-        let notes = Arc::new(ScanNotes::default());
-        let (state, plan) = self.logical(statement, params, session, runtime, headers, &notes).await?;
+    async fn plan_query(&self, statement: DfStatement, ask: &Ask<'_>) -> Result<Planned> {
+        let (draft, plan) = self.logical(statement, ask).await?;
         match plan {
-            LogicalPlan::Statement(PlanStatement::SetVariable(set)) => {
-                check_option(&self.base, &set.variable, &set.value)?;
-                session.set_option(set.variable.clone(), set.value.clone());
+            LogicalPlan::Statement(PlanStatement::SetVariable(set)) if set.variable == "distribute" => {
+                ask.session.set_distribute(set.value.parse()?);
                 answer::done(format!("{} is {}", set.variable, set.value)).map(Planned::Answer)
             }
-            LogicalPlan::Dml(dml) => plan_insert(&state, dml, notes).await,
-            LogicalPlan::Explain(explain) => explained(&state, explain, notes).await.map(Planned::Answer),
+            LogicalPlan::Statement(PlanStatement::SetVariable(set)) => {
+                check_option(&self.base, &set.variable, &set.value)?;
+                ask.session.set_option(set.variable.clone(), set.value.clone());
+                answer::done(format!("{} is {}", set.variable, set.value)).map(Planned::Answer)
+            }
+            LogicalPlan::Dml(dml) => draft.insert(dml).await,
+            LogicalPlan::Explain(explain) => draft.explained(explain).await.map(Planned::Answer),
             LogicalPlan::Ddl(_) | LogicalPlan::Copy(_) | LogicalPlan::Statement(_) => Err(Error::unsupported(format!(
                 "{} is no statement of this version: use CREATE/DROP HIVE, BOX, FRAME, INSERT, SELECT, SHOW, DESCRIBE, USE, SET or EXPLAIN",
                 plan.display()
             ))),
             plan => {
                 let analyze = matches!(plan, LogicalPlan::Analyze(_));
-                physical(&state, &plan, notes, analyze).await.map(Planned::Rows)
+                draft.physical(&plan, analyze).await.map(Planned::Rows)
             }
         }
     }
 
-    async fn create_frame(
-        &self,
-        statement: DfStatement,
-        partition_by: Vec<String>,
-        params: &Params,
-        session: &SqlSession,
-        runtime: Arc<RuntimeEnv>,
-        headers: http::HeaderMap,
-    ) -> Result<Planned> {
-        let notes = Arc::new(ScanNotes::default());
-        let (state, plan) = self.logical(statement, params, session, runtime, headers, &notes).await?;
+    async fn create_frame(&self, statement: DfStatement, partition_by: Vec<String>, ask: &Ask<'_>) -> Result<Planned> {
+        let (draft, plan) = self.logical(statement, ask).await?;
         let LogicalPlan::Ddl(DdlStatement::CreateMemoryTable(create)) = plan else {
             return Err(Error::unsupported(
                 "write CREATE FRAME name (column TYPE, …) or CREATE FRAME name AS SELECT …",
             ));
         };
         refuse_unkept(&create)?;
-        let frame = frame_of(&create.name, session)?;
+        let frame = frame_of(&create.name, ask.session)?;
         if let LogicalPlan::EmptyRelation(columns) = create.input.as_ref() {
             let made = self
                 .meadow
@@ -216,30 +263,22 @@ impl Planner {
                 .await?;
             return answer::done(created("frame", &frame.to_string(), made)).map(Planned::Answer);
         }
-        let query = physical(&state, &create.input, notes, false).await?;
+        let query = draft.physical(&create.input, false).await?;
         Ok(Planned::CreateAs { frame, partition_by, if_not_exists: create.if_not_exists, query })
     }
 
-    async fn logical(
-        &self,
-        statement: DfStatement,
-        params: &Params,
-        session: &SqlSession,
-        runtime: Arc<RuntimeEnv>,
-        headers: http::HeaderMap,
-        notes: &Arc<ScanNotes>,
-    ) -> Result<(SessionState, LogicalPlan)> {
-        let mut state = self.state(session, runtime, headers)?;
+    async fn logical(&self, statement: DfStatement, ask: &Ask<'_>) -> Result<(Draft, LogicalPlan)> {
+        let (mut state, notes) = (self.state(ask)?, Arc::new(ScanNotes::default()));
         let mut references = state.resolve_table_references(&statement)?;
         if let Some(target) = created_name(&statement) {
             references.retain(|r| r.to_string() != target);
         }
         // A table function stands where a table could; `generate_series(1, 9)` is no frame.
         references.retain(|r| r.schema().is_some() || !state.table_functions().contains_key(r.table()));
-        let catalogs = catalogs(&self.meadow, session, &references, &state, notes).await?;
+        let catalogs = catalogs(&self.meadow, ask.session, &references, &state, &notes, self.world.as_ref()).await?;
         state.register_catalog_list(catalogs);
         let plan = state.statement_to_plan(statement).await?;
-        let plan = match params {
+        let plan = match ask.params {
             Params::None => plan,
             Params::Positional(values) => plan.with_param_values(ParamValues::from(values.clone()))?,
             Params::Named(values) => {
@@ -247,22 +286,19 @@ impl Planner {
                 plan.with_param_values(ParamValues::from(pairs))?
             }
         };
-        Ok((state, plan))
+        let swarm = matches!(ask.spread, Spread::Swarm(_));
+        Ok((Draft { state, notes, swarm }, plan))
     }
 
-    fn state(&self, session: &SqlSession, runtime: Arc<RuntimeEnv>, headers: http::HeaderMap) -> Result<SessionState> {
-        let mut config = self
-            .base
-            .config()
-            .clone()
-            .with_default_catalog_and_schema(session.hive().to_string(), session.box_name().to_string());
-        for (key, value) in session.options() {
-            config.options_mut().set(&key, &value)?;
-        }
-        let builder =
-            SessionStateBuilder::new_from_existing(self.base.clone()).with_config(config).with_runtime_env(runtime);
-        let mut builder = distributed(builder, &self.split)?;
-        builder.set_distributed_passthrough_headers(headers)?;
+    fn state(&self, ask: &Ask<'_>) -> Result<SessionState> {
+        let (hive, box_) = (ask.session.hive().to_string(), ask.session.box_name().to_string());
+        let mut config = self.base.config().clone().with_default_catalog_and_schema(hive, box_);
+        apply_options(&mut config, &ask.session.options())?;
+        let builder = SessionStateBuilder::new_from_existing(self.base.clone())
+            .with_config(config)
+            .with_runtime_env(Arc::clone(&ask.runtime));
+        let mut builder = distributed(builder, &self.split, &ask.spread)?;
+        builder.set_distributed_passthrough_headers(ask.headers.clone())?;
         Ok(builder.build())
     }
 
@@ -349,48 +385,76 @@ impl Planner {
     }
 }
 
-async fn physical(
-    state: &SessionState,
-    plan: &LogicalPlan,
+/// A statement between its logical and its physical plan.
+struct Draft {
+    state: SessionState,
     notes: Arc<ScanNotes>,
-    analyze: bool,
-) -> Result<PhysicalQuery> {
-    let plan = state.create_physical_plan(plan).await?;
-    Ok(PhysicalQuery { plan, context: state.task_ctx(), notes, analyze })
+    swarm: bool,
 }
 
-async fn plan_insert(state: &SessionState, dml: DmlStatement, notes: Arc<ScanNotes>) -> Result<Planned> {
-    let mode = match &dml.op {
-        WriteOp::Insert(InsertOp::Append) => WriteMode::Append,
-        WriteOp::Insert(InsertOp::Overwrite) => WriteMode::Overwrite,
-        other => {
-            return Err(Error::unsupported(format!("{} is not available in this version: use INSERT", other.name())));
-        }
-    };
-    let table = source_as_provider(&dml.target)?;
-    let into = frame_behind(&table).map(|frame| Arc::clone(frame.state()));
-    let into = into.ok_or_else(|| Error::invalid("INSERT INTO takes a frame, not a file"))?;
-    let query = physical(state, &dml.input, notes, false).await?;
-    Ok(Planned::Insert { into, mode, query })
+impl Draft {
+    async fn physical(&self, plan: &LogicalPlan, analyze: bool) -> Result<PhysicalQuery> {
+        let plan = self.state.create_physical_plan(plan).await?;
+        let (context, notes) = (self.state.task_ctx(), Arc::clone(&self.notes));
+        Ok(PhysicalQuery { plan, context, notes, analyze, swarm: self.swarm })
+    }
+
+    async fn insert(&self, dml: DmlStatement) -> Result<Planned> {
+        let mode = match &dml.op {
+            WriteOp::Insert(InsertOp::Append) => WriteMode::Append,
+            WriteOp::Insert(InsertOp::Overwrite) => WriteMode::Overwrite,
+            other => {
+                let name = other.name();
+                return Err(Error::unsupported(format!("{name} is not available in this version: use INSERT")));
+            }
+        };
+        let table = source_as_provider(&dml.target)?;
+        let into = frame_behind(&table).map(|frame| Arc::clone(frame.state()));
+        let into = into.ok_or_else(|| Error::invalid("INSERT INTO takes a frame, not a file"))?;
+        let query = self.physical(&dml.input, false).await?;
+        Ok(Planned::Insert { into, mode, query })
+    }
+
+    async fn explained(&self, explain: Explain) -> Result<RecordBatch> {
+        let logical = self.state.optimize(&explain.plan)?;
+        let inner = match explain.plan.as_ref() {
+            LogicalPlan::Dml(dml) => Arc::clone(&dml.input),
+            _ => Arc::clone(&explain.plan),
+        };
+        let query = self.physical(&inner, false).await?;
+        let shown = match query.plan.is::<DistributedExec>() {
+            true => display_plan_ascii(query.plan.as_ref(), false),
+            false => displayable(query.plan.as_ref()).indent(explain.verbose).to_string(),
+        };
+        answer::plans(&[
+            ("logical_plan", logical.display_indent().to_string()),
+            ("physical_plan", shown),
+            ("bees", format!("{} tasks on {}", query.tasks(), if query.swarm { "the swarm" } else { "this node" })),
+            ("cells", query.notes.to_string()),
+        ])
+    }
 }
 
-async fn explained(state: &SessionState, explain: Explain, notes: Arc<ScanNotes>) -> Result<RecordBatch> {
-    let logical = state.optimize(&explain.plan)?;
-    let inner = match explain.plan.as_ref() {
-        LogicalPlan::Dml(dml) => Arc::clone(&dml.input),
-        _ => Arc::clone(&explain.plan),
-    };
-    let query = physical(state, &inner, notes, false).await?;
-    let shown = match query.plan.is::<DistributedExec>() {
-        true => display_plan_ascii(query.plan.as_ref(), false),
-        false => displayable(query.plan.as_ref()).indent(explain.verbose).to_string(),
-    };
-    answer::plans(&[
-        ("logical_plan", logical.display_indent().to_string()),
-        ("physical_plan", shown),
-        ("bees", format!("{} tasks", query.tasks())),
-        ("cells", query.notes.to_string()),
-    ])
+/// Visits a plan with the stages below its network boundaries.
+fn with_stages(plan: &Arc<dyn ExecutionPlan>, visit: &mut impl FnMut(&Arc<dyn ExecutionPlan>)) {
+    match plan.downcast_ref::<DistributedLeafExec>() {
+        Some(leaf) => visit(leaf.original()),
+        None => visit(plan),
+    }
+    plan.children().into_iter().for_each(|child| with_stages(child, visit));
+}
+
+fn file_bytes(plan: &Arc<dyn ExecutionPlan>) -> u64 {
+    let files = file_scan(plan).into_iter().flat_map(|scan| &scan.file_groups).flat_map(|group| group.files());
+    files.map(|file| file.effective_size()).sum()
+}
+
+fn scans_the_meadow(plan: &Arc<dyn ExecutionPlan>) -> bool {
+    match (plan.is::<DataSourceExec>(), file_scan(plan)) {
+        (true, Some(scan)) => scan.object_store_url.as_str() == ROOT_URL,
+        // Rows in memory travel with the plan.
+        _ => true,
+    }
 }
 
 /// The name that a CREATE TABLE makes: it is no table to be looked up.

@@ -1,10 +1,39 @@
 //! What one user has set: the current hive and box, and options.
 
 use std::collections::BTreeMap;
+use std::str::FromStr;
 use std::sync::{Mutex, PoisonError};
 
-use crate::Result;
+use serde::{Deserialize, Serialize};
+
 use crate::storage::{BoxName, FrameRef, HiveName};
+use crate::{Error, Result};
+
+/// Whether queries may run on other nodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Distribute {
+    /// When it is estimated to be faster.
+    #[default]
+    Auto,
+    /// Whenever there is another node.
+    Always,
+    /// On this node alone.
+    Never,
+}
+
+impl FromStr for Distribute {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text.to_ascii_lowercase().as_str() {
+            "auto" => Ok(Self::Auto),
+            "always" => Ok(Self::Always),
+            "never" => Ok(Self::Never),
+            _ => Err(Error::invalid(format!("distribute cannot be {text:?}: use auto, always or never"))),
+        }
+    }
+}
 
 /// The state that `USE` and `SET` change. Shared by the statements of one session, in the order they run.
 #[derive(Debug)]
@@ -17,6 +46,7 @@ struct State {
     hive: HiveName,
     box_: BoxName,
     options: BTreeMap<String, String>,
+    distribute: Option<Distribute>,
 }
 
 impl SqlSession {
@@ -25,7 +55,12 @@ impl SqlSession {
     /// # Errors
     /// Never: the names are valid.
     pub fn new() -> Result<Self> {
-        let state = State { hive: HiveName::new("default")?, box_: BoxName::new("default")?, options: BTreeMap::new() };
+        let state = State {
+            hive: HiveName::new("default")?,
+            box_: BoxName::new("default")?,
+            options: BTreeMap::new(),
+            distribute: None,
+        };
         Ok(Self { state: Mutex::new(state) })
     }
 
@@ -60,8 +95,18 @@ impl SqlSession {
         self.with(|s| s.options.insert(key, value));
     }
 
-    pub(crate) fn options(&self) -> BTreeMap<String, String> {
+    /// What `SET` said of the engine.
+    pub fn options(&self) -> BTreeMap<String, String> {
         self.with(|s| s.options.clone())
+    }
+
+    /// What `SET distribute` said.
+    pub fn distribute(&self) -> Option<Distribute> {
+        self.with(|s| s.distribute)
+    }
+
+    pub(crate) fn set_distribute(&self, distribute: Distribute) {
+        self.with(|s| s.distribute = Some(distribute));
     }
 
     fn with<T>(&self, f: impl FnOnce(&mut State) -> T) -> T {

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `backend` | a place that holds objects, chosen by URL: `local`, `cloud`, memory |
 //! | `metered`, `faulty` | decorators: count requests; inject faults (for tests) |
+//! | `cached` | decorator: keeps ranges of remote cells on local disk |
 //! | `probe` | whether a place keeps the promises that commits rest on |
 //! | `meadow` | an opened place: its format record, its registry, its ledgers |
 //! | `names` | hive, box and frame names |
@@ -12,8 +13,10 @@
 //! | `leafcutter` | how large cells and row groups are cut |
 //! | `cells` | Parquet files being written |
 //! | `ledger` | a frame's Delta log: snapshots, commits, history |
+//! | `swarm` | what nodes tell each other through the meadow |
 
 pub mod backend;
+pub mod cached;
 pub mod cells;
 mod cloud;
 mod error;
@@ -27,6 +30,7 @@ mod names;
 pub mod probe;
 pub mod registry;
 pub mod schema;
+pub mod swarm;
 
 pub use backend::{LocalBackend, MemoryBackend, StorageBackend, open_backend};
 pub use cloud::S3Backend;

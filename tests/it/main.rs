@@ -8,6 +8,8 @@
 //! | `commits` | many writers, lost acknowledgements, conflicts |
 //! | `isolation` | what one query does to the others: nothing |
 //! | `splits` | a split plan answers as plain DataFusion does |
+//! | `tpch` | its tables, queries and answers |
+//! | `swarm` | many nodes on one meadow: equal answers, kills, zombies, leaving |
 //! | `crash` | kill -9 in the middle of writing |
 //! | `embed` | colonies in the Systems, runtimes and processes of others |
 //! | `layering` | dependencies point one way |
@@ -26,3 +28,5 @@ mod layering;
 mod ministack;
 mod splits;
 mod support;
+mod swarm;
+mod tpch;

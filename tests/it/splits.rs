@@ -1,72 +1,19 @@
 //! A plan that is split over bees answers as plain DataFusion does on the same rows: the 22 queries of TPC-H, for every
 //! number of partitions and bees that gave wrong answers in trials or might.
 
-use std::sync::Arc;
-
-use apiary::{Colony, Settings, WriteMode};
-use arrow::array::{Array, ArrayRef, AsArray, Float64Array, RecordBatch};
-use arrow::compute::cast;
-use arrow::datatypes::{DataType, Float64Type};
-use arrow::util::display::array_value_to_string;
-use datafusion::datasource::MemTable;
-use datafusion::prelude::SessionContext;
+use apiary::{Colony, Settings};
 use tempfile::TempDir;
-use tokio::runtime::Runtime;
-use tpchgen::generators::{
-    CustomerGenerator, LineItemGenerator, NationGenerator, OrderGenerator, PartGenerator, PartSuppGenerator,
-    RegionGenerator, SupplierGenerator,
-};
-use tpchgen_arrow::{
-    CustomerArrow, LineItemArrow, NationArrow, OrderArrow, PartArrow, PartSuppArrow, RecordBatchIterator, RegionArrow,
-    SupplierArrow,
-};
 
-use crate::support::{folder, name, rows, settings, start};
+use crate::support::{folder, settings, start};
+use crate::tpch::{QUERIES, Row, load, same, sorted_rows};
 
-const SCALE: f64 = 0.01;
-/// Commits per large table, so that it has more cells than there are bees.
-const PARTS: i32 = 6;
-const TABLES: [&str; 8] = ["region", "nation", "supplier", "customer", "part", "partsupp", "orders", "lineitem"];
 /// Queries that must really have been split when there are bees to split for.
 const SPLIT: usize = 15;
-/// Relative difference that the order of a floating point sum may make.
-const TOLERANCE: f64 = 1e-9;
-
-const QUERIES: [&str; 22] = [
-    include_str!("../../src/bin/apiary-node/tpch/q1.sql"),
-    include_str!("../../src/bin/apiary-node/tpch/q2.sql"),
-    include_str!("../../src/bin/apiary-node/tpch/q3.sql"),
-    include_str!("../../src/bin/apiary-node/tpch/q4.sql"),
-    include_str!("../../src/bin/apiary-node/tpch/q5.sql"),
-    include_str!("../../src/bin/apiary-node/tpch/q6.sql"),
-    include_str!("../../src/bin/apiary-node/tpch/q7.sql"),
-    include_str!("../../src/bin/apiary-node/tpch/q8.sql"),
-    include_str!("../../src/bin/apiary-node/tpch/q9.sql"),
-    include_str!("../../src/bin/apiary-node/tpch/q10.sql"),
-    include_str!("../../src/bin/apiary-node/tpch/q11.sql"),
-    include_str!("../../src/bin/apiary-node/tpch/q12.sql"),
-    include_str!("../../src/bin/apiary-node/tpch/q13.sql"),
-    include_str!("../../src/bin/apiary-node/tpch/q14.sql"),
-    include_str!("../../src/bin/apiary-node/tpch/q15.sql"),
-    include_str!("../../src/bin/apiary-node/tpch/q16.sql"),
-    include_str!("../../src/bin/apiary-node/tpch/q17.sql"),
-    include_str!("../../src/bin/apiary-node/tpch/q18.sql"),
-    include_str!("../../src/bin/apiary-node/tpch/q19.sql"),
-    include_str!("../../src/bin/apiary-node/tpch/q20.sql"),
-    include_str!("../../src/bin/apiary-node/tpch/q21.sql"),
-    include_str!("../../src/bin/apiary-node/tpch/q22.sql"),
-];
-
-/// The batches of each part of a table.
-type Parts = Vec<Vec<RecordBatch>>;
 
 #[test]
 fn every_split_answers_as_plain_datafusion_does() {
     let folder = folder();
-    let tables: Vec<(&str, Parts)> = TABLES.into_iter().map(|table| (table, parts_of(table))).collect();
-    load(&folder, &tables);
-    let wanted = Runtime::new().unwrap().block_on(plain_answers(&tables));
-    assert!(wanted.iter().filter(|answer| !answer.is_empty()).count() > 15, "there is too little to compare");
+    let wanted = load(settings(&folder));
     for partitions in [2, 3, 4, 8] {
         for bees in [1, 2, 3, 5] {
             compare(&split(&folder, partitions, bees), &wanted, &format!("{partitions} partitions × {bees} bees"));
@@ -99,107 +46,4 @@ fn answer(colony: &Colony, query: usize) -> (Vec<Row>, usize) {
         Ok::<_, apiary::Error>((sorted_rows(&stream.collect().await?), tasks))
     });
     answer.unwrap_or_else(|error| panic!("query {}: {error:?}", query + 1))
-}
-
-fn load(folder: &TempDir, tables: &[(&str, Parts)]) {
-    let colony = start(settings(folder));
-    for (table, parts) in tables {
-        let frame = name(table);
-        let schema = parts[0][0].schema();
-        colony.block_on(colony.create_frame(&frame, schema, Vec::new(), false)).unwrap();
-        for part in parts {
-            colony.block_on(colony.write(&frame, rows(part.clone()), WriteMode::Append)).unwrap();
-        }
-    }
-}
-
-async fn plain_answers(tables: &[(&str, Parts)]) -> Vec<Vec<Row>> {
-    let context = SessionContext::new();
-    for (table, parts) in tables {
-        let rows = MemTable::try_new(parts[0][0].schema(), parts.clone()).unwrap();
-        context.register_table(*table, Arc::new(rows)).unwrap();
-    }
-    let mut answers = Vec::new();
-    for query in QUERIES {
-        let batches = context.sql(query).await.unwrap().collect().await.unwrap();
-        answers.push(sorted_rows(&batches));
-    }
-    answers
-}
-
-fn parts_of(table: &str) -> Parts {
-    let parts = if matches!(table, "region" | "nation") { 1 } else { PARTS };
-    (1..=parts).map(|part| generate(table, part, parts).collect()).collect()
-}
-
-fn generate(table: &str, part: i32, parts: i32) -> Box<dyn RecordBatchIterator> {
-    match table {
-        "region" => Box::new(RegionArrow::new(RegionGenerator::new(SCALE, part, parts))),
-        "nation" => Box::new(NationArrow::new(NationGenerator::new(SCALE, part, parts))),
-        "supplier" => Box::new(SupplierArrow::new(SupplierGenerator::new(SCALE, part, parts))),
-        "customer" => Box::new(CustomerArrow::new(CustomerGenerator::new(SCALE, part, parts))),
-        "part" => Box::new(PartArrow::new(PartGenerator::new(SCALE, part, parts))),
-        "partsupp" => Box::new(PartSuppArrow::new(PartSuppGenerator::new(SCALE, part, parts))),
-        "orders" => Box::new(OrderArrow::new(OrderGenerator::new(SCALE, part, parts))),
-        "lineitem" => Box::new(LineItemArrow::new(LineItemGenerator::new(SCALE, part, parts))),
-        other => panic!("{other} is no table of TPC-H"),
-    }
-}
-
-/// A row of an answer: what must be equal, and what may differ by [`TOLERANCE`].
-#[derive(Debug)]
-struct Row {
-    exact: Vec<String>,
-    inexact: Vec<f64>,
-}
-
-/// Rows in an order of their own: the queries' orders leave ties open.
-fn sorted_rows(batches: &[RecordBatch]) -> Vec<Row> {
-    let mut rows: Vec<Row> = batches.iter().flat_map(rows_of).collect();
-    rows.sort_by(|a, b| {
-        let inexact = a.inexact.iter().zip(&b.inexact).map(|(a, b)| a.total_cmp(b));
-        a.exact.cmp(&b.exact).then(inexact.fold(std::cmp::Ordering::Equal, std::cmp::Ordering::then))
-    });
-    rows
-}
-
-fn rows_of(batch: &RecordBatch) -> Vec<Row> {
-    let is_inexact = |column: &ArrayRef| column.data_type().is_floating() || column.data_type().is_decimal();
-    let columns = batch.columns().iter().cloned();
-    let (inexact, exact): (Vec<ArrayRef>, Vec<ArrayRef>) = columns.partition(is_inexact);
-    let inexact: Vec<Float64Array> = inexact.iter().map(floats).collect();
-    let row = |index: usize| Row {
-        exact: exact.iter().map(|column| array_value_to_string(column, index).unwrap()).collect(),
-        inexact: inexact.iter().map(|column| float(column, index)).collect(),
-    };
-    (0..batch.num_rows()).map(row).collect()
-}
-
-fn floats(column: &ArrayRef) -> Float64Array {
-    cast(column, &DataType::Float64).unwrap().as_primitive::<Float64Type>().clone()
-}
-
-fn float(column: &Float64Array, index: usize) -> f64 {
-    if column.is_null(index) { f64::NAN } else { column.value(index) }
-}
-
-fn same(answer: &[Row], wanted: &[Row]) -> bool {
-    let alike = |a: &Row, b: &Row| {
-        a.exact == b.exact && a.inexact.len() == b.inexact.len() && a.inexact.iter().zip(&b.inexact).all(is_close)
-    };
-    answer.len() == wanted.len() && answer.iter().zip(wanted).all(|(a, b)| alike(a, b))
-}
-
-fn is_close((a, b): (&f64, &f64)) -> bool {
-    a == b || (a.is_nan() && b.is_nan()) || (a - b).abs() <= TOLERANCE * a.abs().max(b.abs())
-}
-
-#[test]
-fn the_comparison_sees_a_wrong_answer() {
-    let row = |text: &str, number: f64| Row { exact: vec![text.to_string()], inexact: vec![number] };
-    assert!(same(&[row("a", 1.0)], &[row("a", 1.0 + 1e-12)]));
-    assert!(!same(&[row("a", 1.0)], &[row("a", 1.0 + 1e-6)]));
-    assert!(!same(&[row("a", 1.0)], &[row("b", 1.0)]));
-    assert!(!same(&[row("a", f64::NAN)], &[row("a", 0.0)]));
-    assert!(!same(&[row("a", 1.0)], &[row("a", 1.0), row("a", 1.0)]));
 }

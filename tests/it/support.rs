@@ -19,7 +19,7 @@ use object_store::ObjectStore;
 use tempfile::TempDir;
 
 /// Longest wait for something that is bound to happen: far above what a busy machine needs.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A folder that is removed when it is dropped.
 pub(crate) fn folder() -> TempDir {

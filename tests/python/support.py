@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import textwrap
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -53,3 +56,22 @@ def output(process: subprocess.Popen[str], timeout: float = 60) -> str:
         raise AssertionError(f"still running after {timeout} s\n{out}\n{err}") from None
     assert process.returncode == 0, f"exit code {process.returncode}\n{out}\n{err}"
     return out
+
+
+def node_binary() -> str:
+    """The program ``apiary-node``: that of ``APIARY_NODE``, else the release build of this tree."""
+    return os.environ.get("APIARY_NODE") or str(ROOT / "target" / "release" / "apiary-node")
+
+
+def s3_options(address: str) -> dict[str, object]:
+    """Settings of a storage on the S3 server at ``address``."""
+    keys = {"access_key_id": "key", "secret_access_key": "very-secret", "region": "us-east-1"}
+    return {"endpoint": address, "allow_http": True, "path_style": True, **keys}
+
+
+def until(condition: Callable[[], bool], what: str, timeout: float = 10) -> None:
+    """Waits for something that other programs bring about."""
+    end = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < end, f"not within {timeout} s: {what}"
+        time.sleep(0.05)

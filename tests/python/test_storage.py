@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 import apiary
 import pyarrow as pa
 import pytest
 from apiary import Apiary
+from support import s3_options
 
 
 def use(ap: Apiary) -> None:
@@ -84,58 +77,9 @@ def test_a_file_is_no_folder(tmp_path: Path) -> None:
     assert isinstance(caught.value, (OSError, ValueError))
 
 
-@pytest.fixture(scope="module")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Address of an S3 server of our own."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    place = tmp_path_factory.mktemp("s3")
-    settings = {
-        "BIND_HOST": "127.0.0.1",
-        "GATEWAY_PORT": str(port),
-        "SERVICES": "s3",
-        "S3_PERSIST": "1",
-        "S3_DATA_DIR": str(place / "data"),
-        "STATE_DIR": str(place / "state"),
-        "LOG_LEVEL": "WARNING",
-    }
-    program = Path(sys.executable).with_name("ministack")
-    with (place / "log").open("wb") as log:
-        server = subprocess.Popen([program], env={**os.environ, **settings}, stdout=log, stderr=log, cwd=place)
-    try:
-        address = f"http://127.0.0.1:{port}"
-        wait_until_ready(f"{address}/_ministack/health", server)
-        urllib.request.urlopen(urllib.request.Request(f"{address}/bucket", method="PUT"), timeout=10).close()
-        yield address
-    finally:
-        server.terminate()
-        try:
-            server.wait(10)
-        except subprocess.TimeoutExpired:
-            server.kill()
-            server.wait()
-
-
-def wait_until_ready(url: str, server: subprocess.Popen[bytes]) -> None:
-    end = time.monotonic() + 30
-    while time.monotonic() < end and server.poll() is None:
-        try:
-            urllib.request.urlopen(url, timeout=1).close()
-            return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.05)
-    pytest.fail("the S3 server did not start")
-
-
-def options(address: str) -> dict[str, object]:
-    keys = {"access_key_id": "key", "secret_access_key": "very-secret", "region": "us-east-1"}
-    return {"endpoint": address, "allow_http": True, "path_style": True, **keys}
-
-
 def test_a_bucket_is_a_storage(s3: str) -> None:
     for node in ("first", "second"):
-        with Apiary(node, storage="s3://bucket/meadow", bees=1, memory="64MB", storage_options=options(s3)) as ap:
+        with Apiary(node, storage="s3://bucket/meadow", bees=1, memory="64MB", storage_options=s3_options(s3)) as ap:
             use(ap)
             assert ap.frame("a.b.c").read(version=1).fetchall() == [(1,), (2,)]
             assert "very-secret" not in repr(ap) + str(ap.status()) + str(ap.frame("a.b.c").describe())
@@ -143,6 +87,6 @@ def test_a_bucket_is_a_storage(s3: str) -> None:
 
 def test_a_bucket_that_is_not_there(s3: str) -> None:
     with pytest.raises(apiary.ApiaryError) as caught:
-        Apiary("test", storage="s3://missing/meadow", bees=1, memory="64MB", storage_options=options(s3))
+        Apiary("test", storage="s3://missing/meadow", bees=1, memory="64MB", storage_options=s3_options(s3))
     assert caught.value.kind in ("not found", "storage")
     assert "very-secret" not in str(caught.value)

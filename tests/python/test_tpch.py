@@ -7,7 +7,6 @@ import datetime
 import decimal
 import io
 import math
-import os
 import re
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -19,7 +18,7 @@ import duckdb
 import pyarrow as pa
 import pytest
 from apiary import Apiary
-from support import ROOT, folder
+from support import ROOT, folder, node_binary
 
 TABLES = ("customer", "lineitem", "nation", "orders", "part", "partsupp", "region", "supplier")
 BOX = "tpch.sf001"
@@ -32,11 +31,6 @@ class Bench(NamedTuple):
     node: str
     apiary: Apiary
     duckdb: duckdb.DuckDBPyConnection
-
-
-def node_binary() -> str:
-    """The program ``apiary-node``: that of ``APIARY_NODE``, else the release build of this tree."""
-    return os.environ.get("APIARY_NODE") or str(ROOT / "target" / "release" / "apiary-node")
 
 
 def run(node: str, storage: Path, *args: str) -> str:

@@ -9,7 +9,7 @@ use crate::cli::{Cli, Command, Dataset};
 use crate::exit_codes::ExitCode;
 use crate::failure::{Failure, Outcome};
 use crate::interrupt::Interrupt;
-use crate::{demo, describe, frames, generate, ingest, progress, run, sql, tpch};
+use crate::{demo, describe, frames, generate, ingest, progress, run, sql, swarm, tpch};
 
 /// Runs what the command line asks for.
 pub(crate) fn run() -> ExitCode {
@@ -74,6 +74,7 @@ async fn once(colony: &Colony, command: &Command) -> Outcome {
     match command {
         Command::Sql(args) => sql::run(colony, args).await,
         Command::Ingest(args) => ingest::run(colony, args).await,
+        Command::Swarm(args) => swarm::run(colony, args).await,
         Command::Frames(args) => frames::run(colony, args).await,
         Command::Describe(args) => describe::run(colony, args).await,
         Command::Generate(Dataset::Tpch(args)) => generate::run(colony, args).await,

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use apiary::actors::settings::parse_size;
+use apiary::sql::Distribute;
 use apiary::{BoxName, FrameRef, HiveName, Settings};
 use clap::{Args, Parser, Subcommand};
 
@@ -20,6 +21,7 @@ Examples:
   apiary-node sql \"SELECT count(*) FROM 'logs/*.parquet'\"  files need not be ingested
   apiary-node frames                                    what is there
   apiary-node --storage s3://bucket/meadow --bees 4 --memory 2GB run
+  apiary-node --storage s3://bucket/meadow swarm        which nodes share it
 
 A meadow is a folder or a bucket that holds everything. In it a hive holds boxes and a box holds
 frames (in SQL: catalog, schema, table). A bee is one worker thread with its share of the memory.
@@ -50,6 +52,12 @@ pub(crate) struct NodeArgs {
     /// Memory of all bees together, like 512MB or 2GB [default: half of the machine's]
     #[arg(long, global = true, value_name = "SIZE", env = "APIARY_MEMORY", value_parser = parse_size)]
     memory: Option<u64>,
+    /// Folder that keeps what was read of cells in a bucket, so that it is read once [default: none]
+    #[arg(long, global = true, value_name = "DIR", env = "APIARY_CACHE")]
+    cache: Option<PathBuf>,
+    /// Most bytes in that folder, like 10GB [default: 4GB]
+    #[arg(long, global = true, value_name = "SIZE", env = "APIARY_CACHE_LIMIT", value_parser = parse_size)]
+    cache_limit: Option<u64>,
     /// Setting of the storage, like endpoint=http://host:9000, region=eu-central-1, path_style=true or
     /// allow_http=true; may be repeated. Better leave keys to the environment: others can read a command line
     #[arg(long = "storage-option", global = true, value_name = "KEY=VALUE")]
@@ -65,6 +73,8 @@ pub(crate) enum Command {
     Ingest(IngestArgs),
     /// Run a colony until Ctrl-C or a termination signal
     Run(RunArgs),
+    /// Show the nodes that share the meadow
+    Swarm(SwarmArgs),
     /// List the frames of the meadow
     Frames(FramesArgs),
     /// Show the columns, size and last commits of a frame
@@ -94,6 +104,9 @@ pub(crate) struct SqlArgs {
     /// How rows are written
     #[arg(long, value_enum, default_value_t)]
     pub(crate) format: Format,
+    /// Whether other nodes of the swarm may take part: auto (when that is expected to be faster), always or never
+    #[arg(long, value_name = "WHEN", env = "APIARY_DISTRIBUTE")]
+    distribute: Option<Distribute>,
 }
 
 #[derive(Args)]
@@ -121,10 +134,25 @@ pub(crate) struct IngestArgs {
 }
 
 #[derive(Args)]
+#[command(after_help = "\
+The node takes tasks of queries that other nodes ask over the same meadow. Nothing else is configured: nodes find
+each other in the meadow and never talk directly.
+
+Examples:
+  apiary-node --storage s3://bucket/meadow run --name attic --bees 4 --memory 2GB
+  apiary-node --storage s3://bucket/meadow swarm             who is there
+  apiary-node --storage s3://bucket/meadow sql 'SELECT …' --distribute always")]
 pub(crate) struct RunArgs {
-    /// Name of this node in messages [default: host name]
+    /// Name of this node [default: host name]
     #[arg(long)]
     name: Option<String>,
+}
+
+#[derive(Args)]
+pub(crate) struct SwarmArgs {
+    /// How rows are written
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: Format,
 }
 
 #[derive(Args)]
@@ -139,6 +167,13 @@ pub(crate) struct DescribeArgs {
     /// The frame
     #[arg(value_name = "HIVE.BOX.FRAME")]
     pub(crate) frame: FrameRef,
+}
+
+#[cfg(test)]
+impl SqlArgs {
+    pub(crate) fn new(statement: &str) -> Self {
+        Self { statement: statement.into(), format: Format::Table, distribute: None }
+    }
 }
 
 /// Data that can be generated.
@@ -207,8 +242,21 @@ impl Cli {
         if let Some(bytes) = self.node.memory {
             settings = settings.with_memory(bytes);
         }
-        if let Command::Run(RunArgs { name: Some(name) }) = &self.command {
-            settings = settings.with_name(name);
+        if let Some(folder) = &self.node.cache {
+            settings = settings.with_cache(folder);
+        }
+        settings.cache_limit = self.node.cache_limit.unwrap_or(settings.cache_limit);
+        match &self.command {
+            Command::Run(RunArgs { name }) => {
+                settings = settings.with_join(true);
+                if let Some(name) = name {
+                    settings = settings.with_name(name);
+                }
+            }
+            Command::Sql(SqlArgs { distribute: Some(distribute), .. }) => {
+                settings = settings.with_distribute(*distribute);
+            }
+            _ => {}
         }
         for option in &self.node.storage_options {
             let (key, value) = key_and_value(option)?;

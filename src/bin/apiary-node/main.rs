@@ -15,6 +15,7 @@ mod progress;
 mod run;
 mod sql;
 mod stopwatch;
+mod swarm;
 mod table;
 mod tpch;
 

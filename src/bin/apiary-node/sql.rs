@@ -48,7 +48,7 @@ mod tests {
     use super::*;
 
     fn args(statement: &str) -> SqlArgs {
-        SqlArgs { statement: statement.into(), format: Format::Table }
+        SqlArgs::new(statement)
     }
 
     #[test]

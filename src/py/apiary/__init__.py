@@ -1,7 +1,7 @@
 """Apiary: a lakehouse for small compute.
 
 Tables (*frames*) are Parquet files and a Delta Lake log in a folder or an object store; SQL runs on every core of this
-machine, each a *bee* with a hard memory budget.
+machine, each a *bee* with a hard memory budget, and on those of every machine that shares the storage.
 
 >>> from apiary import Apiary
 >>> with Apiary("readme", storage="memory://", bees=2, memory="256MB") as ap:
@@ -34,7 +34,7 @@ from .errors import (
 )
 from .frame import Frame, FrameAsOf
 from .names import Box, Hive
-from .records import FrameInfo, HistoryEntry, WriteResult
+from .records import FrameInfo, HistoryEntry, Node, WriteResult
 from .result import Result
 
 __all__ = [
@@ -55,6 +55,7 @@ __all__ = [
     "InternalError",
     "InvalidInputError",
     "MemoryExceededError",
+    "Node",
     "NotFoundError",
     "PermissionDeniedError",
     "QueryTimeoutError",

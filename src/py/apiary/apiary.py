@@ -12,13 +12,14 @@ from ._apiary import Colony
 from .errors import InvalidInputError, NotFoundError
 from .frame import Frame
 from .names import Box, Hive
+from .records import Node
 from .result import Result
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from types import TracebackType
 
-    from .types import Params, Schema, Seconds, Storage
+    from .types import Distribute, Params, Schema, Seconds, Storage
 
 _open: weakref.WeakSet[Apiary] = weakref.WeakSet()
 
@@ -43,6 +44,9 @@ class Apiary:
         storage_options: ``endpoint``, ``region``, ``path_style``, ``allow_http``, credentials, and what else the store
             needs.
         time_limit: longest run of one query, in seconds or as a ``timedelta``.
+        join: whether this process takes tasks of queries that other nodes ask over the same storage.
+        distribute: whether queries of this process may use other nodes: ``"auto"`` when that is expected to be faster,
+            ``"always"`` whenever there is another node, ``"never"``. ``SET distribute = 'always'`` changes it.
     """
 
     def __init__(
@@ -54,6 +58,8 @@ class Apiary:
         memory: str | int | None = None,
         storage_options: Mapping[str, Any] | None = None,
         time_limit: Seconds | None = None,
+        join: bool = False,
+        distribute: Distribute = "auto",
     ) -> None:
         convert.positive("bees", bees)
         convert.positive("memory", memory)
@@ -65,6 +71,8 @@ class Apiary:
             memory,
             {key: _option(value) for key, value in (storage_options or {}).items()},
             convert.seconds(time_limit),
+            join,
+            distribute,
         )
         _open.add(self)
 
@@ -168,6 +176,11 @@ class Apiary:
     def status(self) -> dict[str, Any]:
         """The node now: its bees, memory, temperature, queries and requests."""
         return self._native.status()
+
+    def swarm(self) -> list[Node]:
+        """The nodes that share the storage, as they look from here now: those that take tasks (``apiary-node run``, or
+        ``join=True``), and those that lead a shared query."""
+        return [Node(**node) for node in self._native.swarm()]
 
     def close(self) -> None:
         """Stops the node: cancels its queries and waits for its threads. Closing twice is closing once; in a forked

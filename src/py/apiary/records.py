@@ -1,4 +1,4 @@
-"""Facts about frames, as named tuples."""
+"""Facts about frames and nodes, as named tuples."""
 
 from __future__ import annotations
 
@@ -61,3 +61,41 @@ class HistoryEntry(NamedTuple):
     """Data files removed."""
     engine: str
     """The program that did it."""
+
+
+class Node(NamedTuple):
+    """One node of the swarm, as it looks from here."""
+
+    id: str
+    """This run of the node."""
+    name: str
+    """Its name."""
+    state: str
+    """``alive``, ``suspect`` or ``dead``."""
+    here: bool
+    """Whether it is this process."""
+    bees: int
+    """Bees that take tasks of others."""
+    bee_memory: int
+    """Memory of one bee, in bytes."""
+    temperature: float
+    """How loaded it is, 0 to 1."""
+    tasks: int
+    """Tasks that it works on."""
+    leading: int
+    """Shared queries that it leads."""
+    requests: int
+    """Requests to storage since it started."""
+    cached: int
+    """Bytes that it keeps of remote cells."""
+    version: str
+    """Its version of Apiary."""
+    silent_ms: int
+    """Milliseconds since its heartbeat was seen to change."""
+
+    def __repr__(self) -> str:
+        """What tells nodes apart, and what they do."""
+        return (
+            f"Node({self.name!r}, id={self.id!r}, state={self.state!r}, here={self.here}, bees={self.bees}, "
+            f"tasks={self.tasks}, leading={self.leading})"
+        )

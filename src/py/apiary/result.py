@@ -48,7 +48,8 @@ class Result:
 
     @property
     def stats(self) -> dict[str, Any]:
-        """Facts of the run: rows, times, bees, memory, requests, bytes, cells read and pruned.
+        """Facts of the run: rows, times, bees, memory, requests, bytes, cells read and pruned; and of the swarm: the
+        ``nodes`` that did its tasks, the bytes ``exchanged`` between them, and the ``retries`` of tasks.
 
         They are complete once the last row has been read.
         """

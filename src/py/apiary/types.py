@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from os import PathLike
-from typing import Any, Protocol, TypeAlias, Union
+from typing import Any, Literal, Protocol, TypeAlias, Union
 
 
 class ArrowStream(Protocol):
@@ -42,6 +42,9 @@ Timestamp: TypeAlias = datetime | str | int
 
 Seconds: TypeAlias = float | timedelta
 """A time limit."""
+
+Distribute: TypeAlias = Literal["auto", "always", "never"]
+"""Whether a query may use other nodes."""
 
 Storage: TypeAlias = Union[str, "PathLike[str]"]
 """URL or path of a meadow."""

@@ -1,0 +1,244 @@
+//! One attempt of a shared query's task on this node: wait for its inputs, run it on a bee, say how it ended.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use actix::{Handler, Message, ResponseFuture};
+use bytes::Bytes;
+use datafusion::common::DataFusionError;
+use datafusion_distributed::{
+    ExecuteTaskRequest, MaybeEncoded, ProducerHead, SetPlanRequest, TaskKey, Worker, WorkerToCoordinatorMsg,
+};
+use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt};
+use http::{HeaderMap, HeaderName, HeaderValue};
+use object_store::{ObjectStoreExt, PutPayload};
+
+use super::bee::{Bee, BeeCore, caught, nobodys_url};
+use super::colony::Core;
+use super::exchange::Exchange;
+use super::query::QueryRecord;
+use crate::storage::backend::create;
+use crate::storage::swarm::beat::Running;
+use crate::storage::swarm::names::Entry;
+use crate::storage::swarm::output::OutputWriter;
+use crate::storage::swarm::record::{Cost, DoneHeader, DoneRecord, Failure, Head, TaskHeader, TaskRecord};
+use crate::{Error, Result};
+
+/// An attempt that this node was given.
+pub(crate) struct Attempt {
+    pub(crate) query: Arc<QueryRecord>,
+    pub(crate) exchange: Arc<Exchange>,
+    pub(crate) task: Arc<TaskRecord>,
+    pub(crate) number: u32,
+}
+
+impl Attempt {
+    /// Runs it to its end, whatever that is; stops at once when the query does.
+    pub(crate) fn run(self, core: Arc<Core>) -> BoxFuture<'static, ()> {
+        let token = self.query.token.clone();
+        let run = async move { self.run_to_the_end(&core).await }.boxed();
+        async move {
+            tokio::select! {
+                () = token.cancelled() => {}
+                () = run => {}
+            }
+        }
+        .boxed()
+    }
+
+    async fn run_to_the_end(self, core: &Arc<Core>) {
+        let header = &self.task.header;
+        // One that waits for its inputs takes no place: it could be the place that they wait for.
+        if self.exchange.wait_for_all(&header.inputs).await.is_err() {
+            return;
+        }
+        let Ok(_place) = core.places.acquire().await else { return };
+        if self.exchange.done(header.task).is_some() {
+            return;
+        }
+        let running = Running { query: self.query.id, task: header.task, attempt: self.number };
+        let _stays = core.heart.runs(running);
+        let told = match self.on_a_bee(core).await {
+            Ok(done) => self.tell_done(done).await,
+            Err(error) => self.tell_failed(&error).await,
+        };
+        if let Err(error) = told {
+            tracing::warn!(%error, task = %header.task, "how an attempt ended could not be told: its leader will miss it");
+        }
+    }
+
+    async fn on_a_bee(&self, core: &Arc<Core>) -> Result<DoneRecord> {
+        let bee = core.least_busy_bee()?;
+        let message = RunAttempt {
+            query: Arc::clone(&self.query),
+            exchange: Arc::clone(&self.exchange),
+            task: Arc::clone(&self.task),
+            number: self.number,
+        };
+        bee.send(message).await.map_err(|_| Error::closed("the bee stopped in the middle of a task"))?
+    }
+
+    /// The first to create this object has done the task.
+    async fn tell_done(&self, done: DoneRecord) -> Result<()> {
+        let path = Entry::Done(self.task.header.task).path(self.query.id);
+        if create(self.exchange.store.as_ref(), &path, done.to_bytes()?).await? {
+            self.exchange.learned(self.task.header.task, done);
+        }
+        Ok(())
+    }
+
+    async fn tell_failed(&self, error: &Error) -> Result<()> {
+        tracing::debug!(%error, task = %self.task.header.task, "an attempt failed");
+        let failure = Failure::of(&self.exchange.me, error);
+        let bytes = serde_json::to_vec(&failure).map_err(|e| Error::internal(e.to_string()))?;
+        let path = Entry::Failed(self.task.header.task, self.number).path(self.query.id);
+        self.exchange.store.put(&path, PutPayload::from(bytes)).await?;
+        Ok(())
+    }
+}
+
+/// Has a bee run one attempt and write its output.
+#[derive(Message)]
+#[rtype(result = "Result<DoneRecord>")]
+pub(crate) struct RunAttempt {
+    query: Arc<QueryRecord>,
+    exchange: Arc<Exchange>,
+    task: Arc<TaskRecord>,
+    number: u32,
+}
+
+impl Handler<RunAttempt> for Bee {
+    type Result = ResponseFuture<Result<DoneRecord>>;
+
+    fn handle(&mut self, message: RunAttempt, _: &mut Self::Context) -> Self::Result {
+        let core = Arc::clone(self.core());
+        Box::pin(async move {
+            let _working = core.begin();
+            message.query.worked_on_by(core.index);
+            let token = message.query.token.clone();
+            // Nobody waits for a cancelled query's attempt, so it has to stop by itself.
+            tokio::select! {
+                biased;
+                () = token.cancelled() => Err(Error::cancelled("the query was cancelled")),
+                done = caught(message.run(&core)) => done?,
+            }
+        })
+    }
+}
+
+impl RunAttempt {
+    async fn run(self, core: &Arc<BeeCore>) -> Result<DoneRecord> {
+        let (started, before) = (Instant::now(), self.query.meter.read());
+        let header = &self.task.header;
+        // Another attempt of this task may be on this bee: they share nothing.
+        let worker = core.new_worker();
+        let (feed_ends, feed) = tokio::sync::oneshot::channel::<()>();
+        let feed = futures::stream::once(feed).filter_map(|_| std::future::ready(None)).boxed();
+        let mut messages = worker.coordinator_channel(headers(header)?, self.plan()?, feed).await?;
+        let written = self.write(&worker).await?;
+        drop(feed_ends);
+        let mut spilled = 0;
+        while let Some(message) = messages.next().await {
+            spilled += spilled_in(&message);
+        }
+        let after = self.query.meter.read();
+        let cost = Cost {
+            elapsed_ms: started.elapsed().as_millis() as u64,
+            memory_peak: self.query.memory_peak.load(Ordering::Relaxed),
+            spilled,
+            requests: after.requests() - before.requests(),
+            bytes_read: after.bytes_read - before.bytes_read,
+            bytes_written: written.bytes,
+        };
+        let header = DoneHeader {
+            attempt: self.number,
+            node: self.exchange.me.clone(),
+            inline: written.inline.is_some(),
+            pieces: written.pieces,
+            rows: written.rows,
+            cost,
+        };
+        Ok(DoneRecord { header, rows: written.inline.unwrap_or_default() })
+    }
+
+    async fn write(&self, worker: &Worker) -> Result<crate::storage::swarm::output::Written> {
+        let header = &self.task.header;
+        let request = ExecuteTaskRequest {
+            task_key: key(header),
+            target_partition_start: 0,
+            target_partition_end: header.partitions as usize,
+            producer_head: head(&self.task),
+        };
+        let (streams, _) = worker.execute_task(request).await?;
+        let schema = streams.first().map(|s| s.schema()).ok_or_else(|| Error::corrupt("a task has no partitions"))?;
+        let path = Entry::Output(header.task, self.number).path(self.query.id);
+        let mut writer = OutputWriter::new(Arc::clone(&self.exchange.store), path, schema, streams.len());
+        let numbered = streams.into_iter().enumerate().map(|(i, s)| s.map(move |batch| (i, batch)));
+        // All at once: a repartitioning holds every partition back that nobody takes.
+        let mut batches = futures::stream::select_all(numbered);
+        while let Some((partition, batch)) = batches.next().await {
+            let wrote = match batch {
+                Ok(batch) if batch.num_rows() == 0 => Ok(()),
+                Ok(batch) => writer.write(partition, &batch).await,
+                Err(error) => Err(error.into()),
+            };
+            if let Err(error) = wrote {
+                writer.abort().await;
+                return Err(error);
+            }
+        }
+        writer.finish().await
+    }
+
+    fn plan(&self) -> Result<SetPlanRequest> {
+        let header = &self.task.header;
+        Ok(SetPlanRequest {
+            task_key: key(header),
+            task_count: header.task_count as usize,
+            plan: MaybeEncoded::Encoded(self.task.plan.to_vec()),
+            work_unit_feed_declarations: Vec::new(),
+            target_worker_url: nobodys_url()?,
+            query_start_time_ns: 0,
+        })
+    }
+}
+
+fn key(header: &TaskHeader) -> TaskKey {
+    TaskKey {
+        query_id: header.plan_query.uuid(),
+        stage_id: header.task.stage as usize,
+        task_number: header.task.task as usize,
+    }
+}
+
+fn head(task: &TaskRecord) -> ProducerHead {
+    match task.header.head {
+        Head::Plain => ProducerHead::None,
+        Head::Broadcast => ProducerHead::BroadcastExec { output_partitions: task.header.partitions as usize },
+        Head::Hash => {
+            let bytes = Bytes::clone(&task.partitioning).to_vec();
+            ProducerHead::RepartitionExec { partitioning: MaybeEncoded::Encoded(bytes) }
+        }
+    }
+}
+
+fn headers(header: &TaskHeader) -> Result<HeaderMap> {
+    let damaged = |_| Error::corrupt("a task has a header that is none");
+    let mut headers = HeaderMap::new();
+    for (name, value) in &header.headers {
+        let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| damaged(()))?;
+        headers.insert(name, HeaderValue::from_str(value).map_err(|_| damaged(()))?);
+    }
+    Ok(headers)
+}
+
+fn spilled_in(message: &Result<WorkerToCoordinatorMsg, DataFusionError>) -> u64 {
+    match message {
+        Ok(WorkerToCoordinatorMsg::TaskMetrics(metrics)) => {
+            metrics.pre_order_plan_metrics.iter().filter_map(|m| m.spilled_bytes()).sum::<usize>() as u64
+        }
+        _ => 0,
+    }
+}

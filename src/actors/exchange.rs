@@ -1,0 +1,213 @@
+//! How one query's tasks on different nodes get at each other's rows: what is done, by whom, and where the rows are.
+//!
+//! Every node that works for the query has one. The leader's monitor or the follower's loop feeds it from listings;
+//! consumers wait on it and read ranges of their producers' objects.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arrow::array::RecordBatch;
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use futures::{FutureExt, StreamExt, TryStreamExt};
+use object_store::ObjectStore;
+use tokio::sync::Notify;
+
+use crate::storage::metered::{Meter, Metered};
+use crate::storage::swarm::names::{self, Entry, NodeId, QueryId, TaskId};
+use crate::storage::swarm::output::read_partition;
+use crate::storage::swarm::record::{DoneRecord, MAX_DONE, get_bounded};
+use crate::{Error, Result};
+
+/// Completions that are read at the same time.
+const READS: usize = 8;
+
+/// See the module.
+pub(crate) struct Exchange {
+    pub(crate) query: QueryId,
+    pub(crate) me: NodeId,
+    pub(crate) store: Arc<dyn ObjectStore>,
+    state: Mutex<State>,
+    changed: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    done: HashMap<TaskId, Arc<DoneRecord>>,
+    abandoned: Option<Error>,
+    retries: usize,
+}
+
+/// What a look at the query's folder showed.
+#[derive(Debug, Default)]
+pub(crate) struct Listing {
+    /// Whether the query lives.
+    pub(crate) alive: bool,
+    /// Attempts given to this node.
+    pub(crate) given: Vec<(TaskId, u32)>,
+    /// Attempts that failed.
+    pub(crate) failed: Vec<(TaskId, u32)>,
+    /// Tasks that were found to be done, with the attempt that counts.
+    pub(crate) done: Vec<(TaskId, u32)>,
+}
+
+/// What the other nodes' tasks cost.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Totals {
+    pub(crate) nodes: usize,
+    pub(crate) exchanged: u64,
+    pub(crate) retries: usize,
+    pub(crate) memory_peak: u64,
+    pub(crate) spilled: u64,
+    pub(crate) requests: u64,
+    pub(crate) bytes_read: u64,
+}
+
+impl std::fmt::Debug for Exchange {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Exchange").field("query", &self.query).finish_non_exhaustive()
+    }
+}
+
+impl Exchange {
+    pub(crate) fn new(query: QueryId, me: NodeId, store: Arc<dyn ObjectStore>, meter: &Arc<Meter>) -> Self {
+        let store = Arc::new(Metered::new(store, Arc::clone(meter)));
+        Self { query, me, store, state: Mutex::default(), changed: Notify::new() }
+    }
+
+    /// Looks at the query's folder, and reads the completions of tasks that are `wanted`.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub(crate) fn poll<'a>(&'a self, wanted: &'a (dyn Fn(TaskId) -> bool + Sync)) -> BoxFuture<'a, Result<Listing>> {
+        async move {
+            let (mut listing, fresh) = self.list(wanted).await?;
+            let reads = fresh.into_iter().map(|task| self.read_done(task));
+            for read in futures::stream::iter(reads).buffer_unordered(READS).collect::<Vec<_>>().await {
+                if let Some((task, record)) = read? {
+                    listing.done.push((task, record.header.attempt));
+                    self.learned(task, record);
+                }
+            }
+            Ok(listing)
+        }
+        .boxed()
+    }
+
+    fn list<'a>(
+        &'a self,
+        wanted: &'a (dyn Fn(TaskId) -> bool + Sync),
+    ) -> BoxFuture<'a, Result<(Listing, Vec<TaskId>)>> {
+        async move {
+            let folder = names::query(self.query);
+            let (mut listing, mut fresh) = (Listing::default(), Vec::new());
+            let mut objects = self.store.list(Some(&folder));
+            while let Some(object) = objects.next().await {
+                match Entry::parse(&object?.location).map(|(_, entry)| entry) {
+                    Some(Entry::Manifest) => listing.alive = true,
+                    Some(Entry::Task(task, attempt, node)) if node == self.me => listing.given.push((task, attempt)),
+                    Some(Entry::Failed(task, attempt)) => listing.failed.push((task, attempt)),
+                    Some(Entry::Done(task)) if wanted(task) && self.done(task).is_none() => fresh.push(task),
+                    _ => {}
+                }
+            }
+            Ok((listing, fresh))
+        }
+        .boxed()
+    }
+
+    fn read_done(&self, task: TaskId) -> BoxFuture<'_, Result<Option<(TaskId, DoneRecord)>>> {
+        async move {
+            let path = Entry::Done(task).path(self.query);
+            let bytes = get_bounded(self.store.as_ref(), &path, MAX_DONE).await?;
+            bytes.map(|bytes| Ok((task, DoneRecord::parse(&bytes)?))).transpose()
+        }
+        .boxed()
+    }
+
+    /// A task is done.
+    pub(crate) fn learned(&self, task: TaskId, record: DoneRecord) {
+        self.lock().done.entry(task).or_insert_with(|| Arc::new(record));
+        self.changed.notify_waiters();
+    }
+
+    /// The query is given up: everybody who waits gets `error`.
+    pub(crate) fn abandon(&self, error: Error) {
+        self.lock().abandoned.get_or_insert(error);
+        self.changed.notify_waiters();
+    }
+
+    /// Counts attempts beyond the first.
+    pub(crate) fn count_retries(&self, retries: usize) {
+        self.lock().retries = retries;
+    }
+
+    /// The completion of `task`, if it is known.
+    pub(crate) fn done(&self, task: TaskId) -> Option<Arc<DoneRecord>> {
+        self.lock().done.get(&task).cloned()
+    }
+
+    /// Whether every task of these stages is known to be done.
+    pub(crate) fn has_all(&self, inputs: &[(u32, u32)]) -> bool {
+        let state = self.lock();
+        let mut tasks = inputs.iter().flat_map(|(stage, tasks)| (0..*tasks).map(|task| TaskId { stage: *stage, task }));
+        tasks.all(|task| state.done.contains_key(&task))
+    }
+
+    /// Waits until every task of these stages is done.
+    ///
+    /// # Errors
+    /// Why the query was given up.
+    pub(crate) async fn wait_for_all(&self, inputs: &[(u32, u32)]) -> Result<()> {
+        self.wait(|| self.has_all(inputs).then_some(())).await
+    }
+
+    /// The batches of one partition of a task, once it is done.
+    pub(crate) fn read(self: &Arc<Self>, task: TaskId, partition: usize) -> BoxStream<'static, Result<RecordBatch>> {
+        let exchange = Arc::clone(self);
+        let opened = async move {
+            let done = exchange.wait(|| exchange.done(task)).await?;
+            let path = Entry::Output(task, done.header.attempt).path(exchange.query);
+            Ok::<_, Error>(read_partition(Arc::clone(&exchange.store), path, &done, partition))
+        };
+        futures::stream::once(opened).try_flatten().boxed()
+    }
+
+    /// What the tasks of other nodes cost, and all of them exchanged.
+    pub(crate) fn totals(&self) -> Totals {
+        let state = self.lock();
+        let nodes: HashSet<&NodeId> = state.done.values().map(|d| &d.header.node).chain([&self.me]).collect();
+        let mut totals = Totals { nodes: nodes.len(), retries: state.retries, ..Totals::default() };
+        for record in state.done.values().map(|d| &d.header) {
+            totals.exchanged += record.cost.bytes_written;
+            if record.node == self.me {
+                continue;
+            }
+            totals.memory_peak = totals.memory_peak.max(record.cost.memory_peak);
+            totals.spilled += record.cost.spilled;
+            totals.requests += record.cost.requests;
+            totals.bytes_read += record.cost.bytes_read;
+        }
+        totals
+    }
+
+    async fn wait<T>(&self, found: impl Fn() -> Option<T>) -> Result<T> {
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            // From here on no change is missed.
+            changed.as_mut().enable();
+            if let Some(found) = found() {
+                return Ok(found);
+            }
+            if let Some(error) = self.lock().abandoned.clone() {
+                return Err(error);
+            }
+            changed.await;
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

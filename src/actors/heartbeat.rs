@@ -1,0 +1,600 @@
+//! The actor that keeps this node's beat, and what it knows of the swarm.
+//!
+//! How often it asks follows what goes on. A node that neither takes tasks of others nor leads a shared query asks
+//! nothing at all; one that takes tasks but is alone looks at the doorbell once a minute; company makes it beat; work
+//! makes it quick.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use actix::{Actor, AsyncContext, Context, WrapFuture};
+use futures::future::BoxFuture;
+use futures::{FutureExt, TryStreamExt};
+use object_store::path::Path;
+use object_store::{GetOptions, ObjectMeta, ObjectStore};
+use serde::Serialize;
+use tokio::sync::Notify;
+
+use super::colony::Core;
+use super::foreign;
+use super::settings::Settings;
+use crate::Result;
+use crate::sql::distribution::engine;
+use crate::storage::cached::{CacheStats, CellCache};
+use crate::storage::swarm::beat::{Beat, MAX_BEAT, PROTOCOL, Running};
+use crate::storage::swarm::board::Candidate;
+use crate::storage::swarm::names::{self, NodeId, QueryId};
+use crate::storage::swarm::record::get_bounded;
+use crate::storage::swarm::view::{Life, Sighting, SwarmView};
+use crate::storage::{Meadow, StorageBackend};
+
+/// Time after its last work in which a node stays quick: the next question often comes soon.
+const STAYS_QUICK: Duration = Duration::from_secs(20);
+/// Time that a beat must have been watched without a change before anybody removes it.
+const SWEEP_AFTER: Duration = Duration::from_secs(180);
+/// What this node's clock shows when it starts: beats that are older than the node still have an age.
+const EPOCH: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+/// Longer than anything waits.
+const NEVER: Duration = Duration::from_secs(3600);
+/// Least time between two rings for nodes that doze.
+const RING_GAP: Duration = Duration::from_secs(20);
+/// Least time between two beats, however much changes.
+const BEAT_GAP: Duration = Duration::from_millis(100);
+
+/// How often a node asks; requests to a local folder cost nothing, those to a bucket cost money.
+#[derive(Debug, Clone, Copy)]
+struct Pace {
+    /// Between beats with company but without work.
+    idle_beat: Duration,
+    /// Between beats while there is work.
+    busy_beat: Duration,
+    /// Between looks at the doorbell with company.
+    idle_look: Duration,
+    /// Between looks while there is work.
+    busy_look: Duration,
+    /// Between beats while alone: a bucket's lone node dozes until the doorbell rings.
+    alone_beat: Duration,
+    /// Between looks while alone.
+    alone_look: Duration,
+    /// Between listings of all beats.
+    list: Duration,
+    /// Between sweeps of what dead queries left.
+    sweep: Duration,
+}
+
+const LOCAL: Pace = Pace {
+    idle_beat: Duration::from_secs(2),
+    busy_beat: Duration::from_millis(500),
+    idle_look: Duration::from_millis(250),
+    busy_look: Duration::from_millis(100),
+    alone_beat: Duration::from_secs(2),
+    alone_look: Duration::from_secs(1),
+    list: Duration::from_secs(5),
+    sweep: Duration::from_secs(10),
+};
+/// At S3's list price a node with idle company costs about 0.70 $ a month: 86,400 beats 0.43 $, 518,400 looks 0.21 $.
+const REMOTE: Pace = Pace {
+    idle_beat: Duration::from_secs(30),
+    busy_beat: Duration::from_secs(2),
+    idle_look: Duration::from_secs(5),
+    busy_look: Duration::from_millis(250),
+    alone_beat: NEVER,
+    alone_look: Duration::from_secs(60),
+    list: Duration::from_secs(120),
+    sweep: Duration::from_secs(600),
+};
+
+/// One node as `swarm` and `system.nodes` show it.
+#[derive(Debug, Clone, Serialize)]
+pub struct NodeInfo {
+    /// This run of the node.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// `alive`, `dozing` (alone so far: it comes when it is rung for), `suspect` or `dead`.
+    pub state: String,
+    /// Whether it is the node that tells this.
+    pub here: bool,
+    /// Bees that take tasks of others.
+    pub bees: usize,
+    /// Memory of one bee, in bytes.
+    pub bee_memory: u64,
+    /// How loaded it is, 0..=1.
+    pub temperature: f64,
+    /// Attempts it works on.
+    pub tasks: usize,
+    /// Queries it leads.
+    pub leading: usize,
+    /// Requests to storage since it started.
+    pub requests: u64,
+    /// Bytes that it keeps of remote cells.
+    pub cached: u64,
+    /// Its version of Apiary.
+    pub version: String,
+    /// Milliseconds since its beat was seen to change.
+    pub silent_ms: u64,
+}
+
+/// What this node tells and knows of the swarm.
+#[derive(Debug)]
+pub(crate) struct Heart {
+    pub(crate) id: NodeId,
+    pub(crate) engine: String,
+    name: String,
+    joined: bool,
+    bees: usize,
+    bee_memory: u64,
+    pace: Pace,
+    backend: Arc<dyn StorageBackend>,
+    meadow: Meadow,
+    cache: Option<Arc<CellCache>>,
+    born: Instant,
+    state: Mutex<State>,
+    wake: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    view: SwarmView,
+    running: HashSet<Running>,
+    leading: HashSet<QueryId>,
+    sequence: u64,
+    beaten: Option<Duration>,
+    /// What is running or led has changed since the last beat.
+    stale: bool,
+    listed: Option<Duration>,
+    looked: Option<Duration>,
+    bell: Option<String>,
+    rung: Option<Duration>,
+    swept: Option<Duration>,
+    /// Query folders without a record at the last sweep.
+    without_record: HashSet<QueryId>,
+    busy: Option<Duration>,
+    latency: Duration,
+    temperature: f64,
+}
+
+impl Heart {
+    pub(crate) fn new(settings: &Settings, meadow: &Meadow, cache: Option<Arc<CellCache>>) -> Result<Self> {
+        let backend = Arc::clone(meadow.backend());
+        Ok(Self {
+            id: NodeId::new_for(&settings.name),
+            engine: engine()?,
+            name: settings.name.clone(),
+            joined: settings.join,
+            bees: settings.bee_count(),
+            bee_memory: settings.bee_memory(),
+            pace: if backend.is_local() { LOCAL } else { REMOTE },
+            backend,
+            meadow: meadow.clone(),
+            cache,
+            born: Instant::now(),
+            // Nodes are often started together: each is quick to notice the others.
+            state: Mutex::new(State { busy: Some(EPOCH), ..State::default() }),
+            wake: Notify::new(),
+        })
+    }
+
+    /// This node's monotonic clock.
+    pub(crate) fn now(&self) -> Duration {
+        EPOCH + self.born.elapsed()
+    }
+
+    /// What this node keeps of remote cells.
+    pub(crate) fn cache(&self) -> CacheStats {
+        self.cache.as_ref().map(|cache| cache.stats()).unwrap_or_default()
+    }
+
+    /// How long one request takes, by the last listing.
+    pub(crate) fn latency(&self) -> Duration {
+        self.state().latency
+    }
+
+    /// This node works on an attempt until the guard is dropped.
+    pub(crate) fn runs(self: &Arc<Self>, running: Running) -> Stays {
+        self.change(|s| s.running.insert(running));
+        let heart = Arc::clone(self);
+        Stays(Some(Box::new(move || heart.change(|s| s.running.remove(&running)))))
+    }
+
+    /// This node leads a query until the guard is dropped; its beat says so before this returns.
+    pub(crate) async fn leads(self: &Arc<Self>, query: QueryId) -> Result<Stays> {
+        self.change(|s| s.leading.insert(query));
+        let heart = Arc::clone(self);
+        let stays = Stays(Some(Box::new(move || heart.change(|s| s.leading.remove(&query)))));
+        self.beat().await?;
+        Ok(stays)
+    }
+
+    /// Tells the others that there is news.
+    pub(crate) async fn ring(&self) -> Result<()> {
+        self.backend.put(&names::doorbell(), uuid::Uuid::new_v4().to_string().into()).await
+    }
+
+    /// The nodes that tasks may be given to, this one among them, as they look now.
+    pub(crate) async fn workers(&self) -> Result<Vec<Candidate>> {
+        self.list().await?;
+        self.wake_dozing().await?;
+        Ok(self.candidates())
+    }
+
+    /// As [`Heart::workers`], by what is known already.
+    pub(crate) fn candidates(&self) -> Vec<Candidate> {
+        let now = self.now();
+        let state = self.state();
+        let mut all: Vec<Candidate> = Vec::new();
+        for (id, seen, life) in state.view.nodes(now).filter(|(id, ..)| **id != self.id) {
+            let Some(beat) = &seen.beat else { continue };
+            let fits = beat.protocol == PROTOCOL && beat.engine == self.engine;
+            all.push(Candidate {
+                id: id.clone(),
+                bees: beat.bees,
+                bee_memory: beat.bee_memory,
+                look: beat.look(),
+                fit: fits && life == Life::Alive,
+                dead: life == Life::Dead,
+            });
+        }
+        let look = NEVER;
+        all.push(Candidate {
+            id: self.id.clone(),
+            bees: self.bees,
+            bee_memory: self.bee_memory,
+            look,
+            fit: true,
+            dead: false,
+        });
+        all
+    }
+
+    /// Attempts of `query` that living nodes say they work on.
+    pub(crate) fn running(&self, query: QueryId) -> Vec<Running> {
+        let state = self.state();
+        let others = state.view.nodes(self.now()).filter_map(|(_, seen, _)| seen.beat.as_ref());
+        let all = others.flat_map(|b| &b.running).chain(&state.running);
+        all.filter(|r| r.query == query).copied().collect()
+    }
+
+    /// Every attempt that living nodes say they work on.
+    pub(crate) async fn tasks(&self) -> Result<Vec<(NodeId, Running)>> {
+        self.list().await?;
+        let state = self.state();
+        let others = state.view.nodes(self.now()).filter(|(id, _, life)| **id != self.id && *life != Life::Dead);
+        let beats = others.filter_map(|(id, seen, _)| Some((id, seen.beat.as_ref()?)));
+        let theirs = beats.flat_map(|(id, beat)| beat.running.iter().map(move |r| (id.clone(), *r)));
+        let ours = state.running.iter().map(|r| (self.id.clone(), *r));
+        Ok(theirs.chain(ours).collect())
+    }
+
+    /// How `node` looks now.
+    pub(crate) fn life(&self, node: &NodeId) -> Life {
+        self.state().view.life(node, self.now())
+    }
+
+    /// Every node, as it looks now.
+    pub(crate) async fn nodes(&self) -> Result<Vec<NodeInfo>> {
+        self.list().await?;
+        let (now, state) = (self.now(), self.state());
+        let info = |(id, seen, life): (&NodeId, &crate::storage::swarm::view::Seen, Life)| {
+            let beat = seen.beat.as_ref()?;
+            Some(NodeInfo {
+                id: id.to_string(),
+                name: beat.name.clone(),
+                state: life.as_str().into(),
+                here: *id == self.id,
+                bees: beat.bees,
+                bee_memory: beat.bee_memory,
+                temperature: beat.temperature,
+                tasks: beat.running.len(),
+                leading: beat.leading.len(),
+                requests: beat.requests,
+                cached: beat.cached,
+                version: beat.version.clone(),
+                silent_ms: seen.silent(now).as_millis() as u64,
+            })
+        };
+        Ok(state.view.nodes(now).filter_map(info).collect())
+    }
+
+    /// Takes the beat away: the others know at their next listing.
+    pub(crate) async fn leave(&self) {
+        let beaten = self.state().beaten.take().is_some();
+        if beaten && let Err(error) = self.backend.delete(&names::beat(&self.id)).await {
+            tracing::warn!(%error, "this node's beat is left behind: the others will notice that it stopped");
+        }
+    }
+
+    /// Rings for nodes that doze: they will be there for the next query.
+    async fn wake_dozing(&self) -> Result<()> {
+        let now = self.now();
+        let due = {
+            let mut state = self.state();
+            let dozing = state.view.nodes(now).any(|(id, _, life)| *id != self.id && life == Life::Dozing);
+            let due = dozing && state.rung.is_none_or(|at| now > at + RING_GAP);
+            state.rung = if due { Some(now) } else { state.rung };
+            due
+        };
+        if due { self.ring().await } else { Ok(()) }
+    }
+
+    /// Does what is due, and says when something will be.
+    async fn tick(&self, core: &Arc<Core>) -> Duration {
+        self.measure(core);
+        let due = self.due();
+        if due.beat {
+            self.warn("the heartbeat could not be written", self.beat().await);
+        }
+        if due.list {
+            self.warn("the heartbeats could not be listed", self.list().await);
+        }
+        if due.sweep {
+            let mut without = std::mem::take(&mut self.state().without_record);
+            self.warn("dead queries could not be swept", foreign::sweep(core, &mut without).await);
+            let now = self.now();
+            let mut state = self.state();
+            (state.without_record, state.swept) = (without, Some(now));
+        }
+        if due.look {
+            match self.look().await {
+                Ok(true) => {
+                    self.warn("the heartbeats could not be listed", self.list().await);
+                    self.warn("the shared queries could not be listed", foreign::scan(core).await);
+                }
+                other => self.warn("the doorbell could not be read", other.map(|_| ())),
+            }
+        }
+        self.due().wait
+    }
+
+    fn warn(&self, what: &str, result: Result<()>) {
+        if let Err(error) = result {
+            tracing::warn!(%error, "{what}; it is tried again");
+        }
+    }
+
+    fn measure(&self, core: &Core) {
+        let mut state = self.state();
+        state.temperature = core.temperature();
+    }
+
+    fn due(&self) -> Due {
+        let now = self.now();
+        let state = self.state();
+        if !self.joined && state.leading.is_empty() {
+            return Due { beat: false, list: false, look: false, sweep: false, wait: NEVER };
+        }
+        let quick = state.busy.is_some_and(|at| now < at + STAYS_QUICK) || state.is_busy();
+        let alone = !quick && self.is_alone(&state, now);
+        let (beat, look) = self.intervals(quick, alone);
+        let list = if state.leading.is_empty() { self.pace.list } else { self.pace.busy_beat };
+        let left =
+            |last: Option<Duration>, every: Duration| last.map_or(Duration::ZERO, |l| (l + every).saturating_sub(now));
+        let beat_in = left(state.beaten, if state.stale { BEAT_GAP } else { beat });
+        let list_in = left(state.listed, if alone { list.max(self.pace.alone_beat) } else { list });
+        let look_in = if self.joined { left(state.looked, look) } else { NEVER };
+        // Leftovers harm nobody: a node that is alone looks for them when it starts, one with company now and then.
+        let sweep_in = match self.joined && state.beaten.is_some() {
+            true => left(state.swept, if alone { self.pace.sweep.max(self.pace.alone_beat) } else { self.pace.sweep }),
+            false => NEVER,
+        };
+        Due {
+            sweep: sweep_in.is_zero(),
+            beat: beat_in.is_zero(),
+            list: list_in.is_zero(),
+            look: look_in.is_zero(),
+            wait: beat_in.min(list_in).min(look_in).min(sweep_in).max(Duration::from_millis(5)),
+        }
+    }
+
+    fn is_alone(&self, state: &State, now: Duration) -> bool {
+        state.view.nodes(now).all(|(id, _, life)| *id == self.id || life == Life::Dead)
+    }
+
+    fn intervals(&self, quick: bool, alone: bool) -> (Duration, Duration) {
+        match (quick, alone) {
+            (true, _) => (self.pace.busy_beat, self.pace.busy_look),
+            (false, true) => (self.pace.alone_beat, self.pace.alone_look),
+            (false, false) => (self.pace.idle_beat, self.pace.idle_look),
+        }
+    }
+
+    fn beat(&self) -> BoxFuture<'_, Result<()>> {
+        self.beat_now().boxed()
+    }
+
+    async fn beat_now(&self) -> Result<()> {
+        let (beat, first) = {
+            let now = self.now();
+            let mut state = self.state();
+            let quick = state.busy.is_some_and(|at| now < at + STAYS_QUICK) || state.is_busy();
+            let alone = !quick && self.is_alone(&state, now);
+            let (interval, look) = self.intervals(quick, alone);
+            state.sequence += 1;
+            state.stale = false;
+            let first = state.beaten.replace(now).is_none();
+            let beat = Beat {
+                protocol: PROTOCOL,
+                engine: self.engine.clone(),
+                id: self.id.clone(),
+                name: self.name.clone(),
+                version: env!("CARGO_PKG_VERSION").into(),
+                sequence: state.sequence,
+                interval_ms: interval.as_millis() as u64,
+                look_ms: look.as_millis() as u64,
+                dozes: alone && self.pace.alone_beat == NEVER,
+                bees: if self.joined { self.bees } else { 0 },
+                bee_memory: self.bee_memory,
+                temperature: state.temperature,
+                requests: self.meadow.meter().read().requests(),
+                cached: self.cache().bytes,
+                running: state.running.iter().copied().collect(),
+                leading: state.leading.iter().copied().collect(),
+            };
+            (beat, first)
+        };
+        self.backend.put(&names::beat(&self.id), beat.to_bytes()?).await?;
+        if first && self.joined {
+            self.ring().await?;
+        }
+        Ok(())
+    }
+
+    fn list(&self) -> BoxFuture<'_, Result<()>> {
+        self.list_now().boxed()
+    }
+
+    async fn list_now(&self) -> Result<()> {
+        let asked = Instant::now();
+        let store = self.backend.store();
+        let objects: Vec<ObjectMeta> = store.list(Some(&Path::from(names::HEARTBEATS))).try_collect().await?;
+        let newest = objects.iter().map(|o| o.last_modified).max();
+        let sighting = |object: &ObjectMeta| {
+            let node = names::beat_of(&object.location)?;
+            let age = newest.and_then(|n| (n - object.last_modified).to_std().ok()).unwrap_or_default();
+            Some(Sighting { node, tag: tag_of(object), age })
+        };
+        let sightings: Vec<Sighting> = objects.iter().filter_map(sighting).collect();
+        let news = {
+            let now = self.now();
+            let mut state = self.state();
+            state.latency = asked.elapsed();
+            state.listed = Some(now);
+            // Somebody who took it for dead removed it: it is not.
+            state.stale |= state.beaten.is_some() && !sightings.iter().any(|s| s.node == self.id);
+            state.view.observe(now, sightings)
+        };
+        for node in news {
+            match get_bounded(store.as_ref(), &names::beat(&node), MAX_BEAT).await {
+                Ok(Some(bytes)) => match Beat::parse(&node, &bytes) {
+                    Ok(beat) => self.state().view.learned(beat),
+                    Err(error) => tracing::warn!(%error, "a beat is passed over"),
+                },
+                Ok(None) => {}
+                Err(error) => tracing::warn!(%error, %node, "a beat could not be read"),
+            }
+        }
+        self.sweep().await;
+        Ok(())
+    }
+
+    /// Removes the beats of nodes that are dead for everybody by now.
+    async fn sweep(&self) {
+        let now = self.now();
+        let dead: Vec<NodeId> = {
+            let state = self.state();
+            // One that dozes and did not come when it was rung for is dead too, only later.
+            let gone = |id: &NodeId, life: Life| match life {
+                Life::Dead => state.view.watched(id, now) > SWEEP_AFTER,
+                Life::Dozing => *id != self.id && state.view.watched(id, now) > SWEEP_AFTER * 5,
+                Life::Alive | Life::Suspect => false,
+            };
+            state.view.nodes(now).filter(|(id, _, life)| gone(id, *life)).map(|(id, ..)| id.clone()).collect()
+        };
+        for node in dead {
+            if let Err(error) = self.backend.delete(&names::beat(&node)).await {
+                tracing::debug!(%error, %node, "a dead node's beat could not be removed");
+            }
+        }
+    }
+
+    /// Whether the doorbell has changed since the last look.
+    async fn look(&self) -> Result<bool> {
+        let known = {
+            let mut state = self.state();
+            state.looked = Some(self.now());
+            state.bell.clone()
+        };
+        let options = GetOptions { if_none_match: known.clone(), ..GetOptions::default() };
+        match self.backend.store().get_opts(&names::doorbell(), options).await {
+            Ok(got) => {
+                let bell = tag_of(&got.meta);
+                self.state().bell = Some(bell.clone());
+                Ok(known.is_none_or(|known| known != bell))
+            }
+            Err(object_store::Error::NotModified { .. } | object_store::Error::NotFound { .. }) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn change(&self, f: impl FnOnce(&mut State) -> bool) {
+        let now = self.now();
+        let mut state = self.state();
+        state.stale |= f(&mut state);
+        state.busy = Some(now);
+        drop(state);
+        self.wake.notify_one();
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn is_busy(&self) -> bool {
+        !self.running.is_empty() || !self.leading.is_empty()
+    }
+}
+
+struct Due {
+    beat: bool,
+    list: bool,
+    look: bool,
+    sweep: bool,
+    wait: Duration,
+}
+
+/// Undoes something when it is dropped.
+pub(crate) struct Stays(Option<Box<dyn FnOnce() + Send + Sync>>);
+
+impl Drop for Stays {
+    fn drop(&mut self) {
+        if let Some(undo) = self.0.take() {
+            undo();
+        }
+    }
+}
+
+/// The actor; see the module.
+pub(crate) struct HeartbeatActor {
+    core: Weak<Core>,
+}
+
+impl HeartbeatActor {
+    pub(crate) fn new(core: &Arc<Core>) -> Self {
+        Self { core: Arc::downgrade(core) }
+    }
+}
+
+impl Actor for HeartbeatActor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, context: &mut Self::Context) {
+        let core = self.core.clone();
+        let beating = async move {
+            loop {
+                // Held only while something is done: the colony ends when its handles do.
+                let Some((heart, token, wait)) = tick(&core).await else { return };
+                tokio::select! {
+                    () = token.cancelled() => return,
+                    () = tokio::time::sleep(wait) => {}
+                    () = heart.wake.notified() => {}
+                }
+            }
+        };
+        context.spawn(beating.into_actor(self));
+    }
+}
+
+async fn tick(core: &Weak<Core>) -> Option<(Arc<Heart>, tokio_util::sync::CancellationToken, Duration)> {
+    let core = core.upgrade()?;
+    let heart = Arc::clone(&core.heart);
+    let wait = heart.tick(&core).await;
+    Some((heart, core.token.clone(), wait))
+}
+
+/// What differs whenever an object does.
+fn tag_of(object: &ObjectMeta) -> String {
+    object.e_tag.clone().unwrap_or_else(|| format!("{}-{}", object.last_modified.timestamp_micros(), object.size))
+}

@@ -1,0 +1,24 @@
+//! The tables of the box `system`: what the swarm and this node are doing, as rows.
+
+use std::fmt::Debug;
+
+use arrow::array::RecordBatch;
+use async_trait::async_trait;
+
+use crate::Result;
+
+/// The box whose frames are these tables, in every hive.
+pub(super) const SYSTEM: &str = "system";
+
+/// Somebody who knows what goes on.
+#[async_trait]
+pub trait World: Debug + Send + Sync {
+    /// The names of the tables.
+    fn tables(&self) -> &'static [&'static str];
+
+    /// The rows of table `name` now; `None` when there is no such table.
+    ///
+    /// # Errors
+    /// What the storage says.
+    async fn rows(&self, name: &str) -> Result<Option<RecordBatch>>;
+}

@@ -1,0 +1,113 @@
+use super::*;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn id(name: &str) -> NodeId {
+    name.parse().unwrap()
+}
+
+fn node(name: &str, memory: u64) -> Candidate {
+    Candidate { id: id(name), bees: 2, bee_memory: memory, look: SECOND, fit: true, dead: false }
+}
+
+fn task(stage: u32, task: u32) -> TaskId {
+    TaskId { stage, task }
+}
+
+fn failure(node: &str, kind: FailureKind) -> Failure {
+    Failure { node: id(node), kind, message: "no".into() }
+}
+
+fn decide(board: &mut Board, seconds: u32, nodes: &[Candidate]) -> Vec<Action> {
+    board.decide(SECOND * seconds, nodes, |_| true)
+}
+
+fn assigned(actions: &[Action]) -> Vec<(TaskId, u32, String)> {
+    let one = |a: &Action| match a {
+        Action::Assign { task, attempt, node } => Some((*task, *attempt, node.to_string())),
+        Action::Abandon { .. } => None,
+    };
+    actions.iter().filter_map(one).collect()
+}
+
+#[test]
+fn a_dead_nodes_task_goes_to_another() {
+    let mut board = Board::default();
+    board.add(task(1, 0), id("a"), SECOND);
+    board.started(task(1, 0), 0, SECOND * 2);
+    let (mut a, b) = (node("a", 1), node("b", 1));
+    assert_eq!(decide(&mut board, 60, &[a.clone(), b.clone()]), []);
+    a.dead = true;
+    assert_eq!(assigned(&decide(&mut board, 61, &[a, b])), [(task(1, 0), 1, "b".into())]);
+}
+
+#[test]
+fn a_task_that_nobody_takes_is_given_away_after_the_nodes_own_promise() {
+    let mut board = Board::default();
+    board.add(task(1, 0), id("a"), SECOND);
+    let nodes = [node("a", 1), node("b", 1)];
+    assert_eq!(decide(&mut board, 6, &nodes), []);
+    assert_eq!(assigned(&decide(&mut board, 7, &nodes)), [(task(1, 0), 1, "b".into())]);
+    assert_eq!(decide(&mut board, 8, &nodes), [], "one attempt at a time");
+}
+
+#[test]
+fn too_little_memory_is_tried_where_there_is_most() {
+    let mut board = Board::default();
+    board.add(task(1, 0), id("a"), SECOND);
+    board.failed(task(1, 0), 0, failure("a", FailureKind::Memory));
+    let nodes = [node("a", 1), node("b", 2), node("c", 9)];
+    assert_eq!(assigned(&decide(&mut board, 2, &nodes)), [(task(1, 0), 1, "c".into())]);
+}
+
+#[test]
+fn three_failures_give_the_query_up_with_all_of_them() {
+    let mut board = Board::default();
+    board.add(task(1, 0), id("a"), SECOND);
+    let nodes = [node("a", 1), node("b", 1)];
+    board.failed(task(1, 0), 0, failure("a", FailureKind::Passing));
+    assert_eq!(assigned(&decide(&mut board, 2, &nodes)), [(task(1, 0), 1, "b".into())]);
+    board.failed(task(1, 0), 1, failure("b", FailureKind::Passing));
+    assert_eq!(assigned(&decide(&mut board, 3, &nodes)), [(task(1, 0), 2, "a".into())]);
+    board.failed(task(1, 0), 2, failure("a", FailureKind::Passing));
+    let [Action::Abandon { history, .. }] = &decide(&mut board, 4, &nodes)[..] else { panic!("given up") };
+    assert!(history.contains("after 3 tries (a: no; b: no; a: no)"), "{history}");
+}
+
+#[test]
+fn wrong_data_is_never_tried_again() {
+    let mut board = Board::default();
+    board.add(task(1, 0), id("a"), SECOND);
+    board.failed(task(1, 0), 0, failure("a", FailureKind::Final));
+    assert!(matches!(decide(&mut board, 2, &[node("b", 1)])[..], [Action::Abandon { .. }]));
+}
+
+#[test]
+fn a_straggler_gets_one_rival_and_a_task_without_input_none() {
+    let mut board = Board::default();
+    for (i, name) in ["a", "b", "c"].into_iter().enumerate() {
+        board.add(task(1, i as u32), id(name), SECOND);
+        board.started(task(1, i as u32), 0, SECOND);
+    }
+    board.done(task(1, 0), 0, SECOND * 4);
+    board.done(task(1, 1), 0, SECOND * 4);
+    let nodes = [node("a", 1), node("b", 1), node("c", 1)];
+    assert_eq!(decide(&mut board, 7, &nodes), []);
+    assert_eq!(board.decide(SECOND * 8, &nodes, |_| false), []);
+    assert_eq!(assigned(&decide(&mut board, 8, &nodes)), [(task(1, 2), 1, "a".into())]);
+    assert_eq!(decide(&mut board, 20, &nodes), []);
+    board.done(task(1, 2), 1, SECOND * 21);
+    assert!(board.is_done());
+    assert_eq!(board.extra_attempts(), (0, 1));
+}
+
+#[test]
+fn work_goes_where_there_is_least() {
+    let mut board = Board::default();
+    for i in 0..4 {
+        board.add(task(1, i), id("gone"), SECOND);
+    }
+    let nodes = [node("a", 1), node("b", 1)];
+    let given = assigned(&decide(&mut board, 2, &nodes));
+    assert_eq!(given.iter().filter(|g| g.2 == "a").count(), 2);
+}

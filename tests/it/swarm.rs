@@ -1,0 +1,289 @@
+//! Many nodes on one meadow: real processes that share nothing but the storage, killed, stopped and resumed.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use apiary::sql::Distribute;
+use apiary::{Colony, Query, Settings, WriteMode};
+use arrow::array::{ArrayRef, Int64Array};
+use tempfile::TempDir;
+
+use crate::ministack;
+use crate::support::{Running, ask, batch, files, folder, integers, name, run, settings, start, until, write};
+use crate::tpch::{QUERIES, load, same, sorted_rows};
+
+/// Queries of TPC-H that other nodes must really have taken part in: the others scan too little to be split.
+const SHARED: usize = 20;
+/// A query that keeps every node busy for a while: the leader's answer alone comes first.
+const SLOW: &str = "SELECT count(*), min(sha512(sha512(sha512(sha512(sha512(sha512(sha512(sha512(CAST(x AS VARCHAR)))))))))) FROM slow";
+/// Rows of its frame, and commits that they come in.
+const SLOW_ROWS: i64 = 600_000;
+const SLOW_COMMITS: i64 = 6;
+
+/// A node in a process of its own; gone with this.
+struct Node(Child);
+
+impl Node {
+    fn start(storage: &str, options: &BTreeMap<String, String>, name: &str) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_apiary-node"));
+        command.args(["--storage", storage, "--bees", "1", "--memory", "128MB"]);
+        for (key, value) in options {
+            command.args(["--storage-option", &format!("{key}={value}")]);
+        }
+        let child = command.args(["run", "--name", name]).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+        Self(child.unwrap())
+    }
+
+    fn on(folder: &TempDir, name: &str) -> Self {
+        Self::start(&folder.path().to_string_lossy(), &BTreeMap::new(), name)
+    }
+
+    fn signal(&self, signal: &str) {
+        let sent = Command::new("kill").args([&format!("-{signal}"), &self.0.id().to_string()]).status().unwrap();
+        assert!(sent.success(), "kill -{signal}");
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        // It may be gone already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn leader(settings: Settings) -> Running {
+    start(settings.with_bees(1).with_memory(128 << 20).with_distribute(Distribute::Always))
+}
+
+fn alive(colony: &Colony) -> Vec<String> {
+    let nodes = colony.block_on(colony.swarm()).unwrap();
+    nodes.into_iter().filter(|n| n.state == "alive" && n.bees > 0).map(|n| n.name).collect()
+}
+
+fn until_alive(colony: &Colony, count: usize) {
+    until(&format!("{count} nodes live"), || alive(colony).len() == count);
+}
+
+/// Makes the frame of [`SLOW`] and its answer by this node alone.
+fn slow(folder: &TempDir) -> Vec<String> {
+    let colony = start(settings(folder));
+    run(&colony, "CREATE FRAME slow (x BIGINT)");
+    let rows = SLOW_ROWS / SLOW_COMMITS;
+    for part in 0..SLOW_COMMITS {
+        let numbers: ArrayRef = Arc::new(Int64Array::from_iter_values(part * rows..(part + 1) * rows));
+        write(&colony, "slow", batch(vec![("x", numbers)]), WriteMode::Append).unwrap();
+    }
+    shown(&run(&colony, SLOW))
+}
+
+fn shown(batches: &[arrow::array::RecordBatch]) -> Vec<String> {
+    vec![arrow::util::pretty::pretty_format_batches(batches).unwrap().to_string()]
+}
+
+fn left_over(folder: &TempDir) -> usize {
+    files(&folder.path().join("_queries"), "")
+}
+
+fn all_queries_are_shared_and_right(settings: &Settings, options: &BTreeMap<String, String>) {
+    let wanted = load(settings.clone());
+    let _nodes = ["one", "two"].map(|name| Node::start(&settings.storage, options, name));
+    let colony = leader(settings.clone());
+    until_alive(&colony, 2);
+    let mut shared = 0;
+    for (query, wanted) in QUERIES.iter().zip(&wanted) {
+        let (rows, stats) = colony.block_on(async {
+            let mut stream = colony.sql(query).await.unwrap();
+            let mut batches = Vec::new();
+            while let Some(batch) = futures::StreamExt::next(&mut stream).await {
+                batches.push(batch.unwrap());
+            }
+            (sorted_rows(&batches), stream.stats())
+        });
+        assert!(same(&rows, wanted), "{query}\nwanted {wanted:?}\nthere is {rows:?}");
+        shared += usize::from(stats.nodes == 3);
+    }
+    assert!(shared >= SHARED, "{shared} queries were shared");
+}
+
+#[test]
+fn three_nodes_on_a_folder_answer_as_one_does() {
+    let folder = folder();
+    all_queries_are_shared_and_right(&settings(&folder), &BTreeMap::new());
+    until("nothing is left of the queries", || left_over(&folder) == 0);
+}
+
+#[test]
+fn three_nodes_on_s3_answer_as_one_does() {
+    all_queries_are_shared_and_right(&ministack::settings("swarm-tpch"), &ministack::options());
+}
+
+#[test]
+fn a_node_joins_by_pointing_and_leaves_by_ending() {
+    let folder = folder();
+    let colony = start(settings(&folder));
+    assert!(alive(&colony).is_empty());
+    let node = Node::on(&folder, "attic");
+    until_alive(&colony, 1);
+    assert_eq!(alive(&colony), ["attic"]);
+    let shown = run(&colony, "SELECT count(*) FROM system.nodes WHERE name = 'attic' AND state = 'alive'");
+    assert_eq!(integers(&shown, 0), [1]);
+    node.signal("TERM");
+    until_alive(&colony, 0);
+}
+
+#[test]
+fn a_killed_worker_costs_time_and_nothing_else() {
+    let folder = folder();
+    let wanted = slow(&folder);
+    let _steady = Node::on(&folder, "steady");
+    let colony = leader(settings(&folder));
+    let mut random = fastrand::Rng::with_seed(5);
+    for round in 0..3 {
+        let mut victim = Node::on(&folder, "victim");
+        until_alive(&colony, 2);
+        let killed_after = Duration::from_millis(random.u64(50..1200));
+        let answer = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                std::thread::sleep(killed_after);
+                victim.0.kill().unwrap();
+                victim.0.wait().unwrap();
+            });
+            run(&colony, SLOW)
+        });
+        assert_eq!(shown(&answer), wanted, "round {round}, killed after {killed_after:?}");
+        until("the dead node is noticed", || alive(&colony) == ["steady"]);
+    }
+    until("nothing is left of the queries", || left_over(&folder) == 0);
+}
+
+#[test]
+fn a_stopped_worker_that_wakes_up_late_changes_nothing() {
+    let folder = folder();
+    let wanted = slow(&folder);
+    let zombie = Node::on(&folder, "zombie");
+    let _steady = Node::on(&folder, "steady");
+    let colony = leader(settings(&folder));
+    until_alive(&colony, 2);
+    let answer = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            until("the worker has a task", || {
+                let nodes = colony.block_on(colony.swarm()).unwrap();
+                nodes.iter().any(|n| n.name == "zombie" && n.tasks > 0)
+            });
+            zombie.signal("STOP");
+        });
+        run(&colony, SLOW)
+    });
+    assert_eq!(shown(&answer), wanted);
+    zombie.signal("CONT");
+    until_alive(&colony, 2);
+    assert_eq!(shown(&run(&colony, SLOW)), wanted);
+    until("nothing is left of the queries", || left_over(&folder) == 0);
+}
+
+#[test]
+fn a_dead_leaders_query_ends_everywhere() {
+    let folder = folder();
+    slow(&folder);
+    let _nodes = ["one", "two"].map(|name| Node::on(&folder, name));
+    let watcher = start(settings(&folder));
+    until_alive(&watcher, 2);
+    let mut leader = Command::new(env!("CARGO_BIN_EXE_apiary-node"))
+        .arg("--storage")
+        .arg(folder.path())
+        .args(["--bees", "1", "--memory", "128MB", "sql", "--distribute", "always", SLOW])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let tasks = || integers(&run(&watcher, "SELECT count(*) FROM system.tasks"), 0)[0];
+    until("the workers have tasks", || tasks() > 0);
+    leader.kill().unwrap();
+    leader.wait().unwrap();
+    until("no task runs any more", || tasks() == 0);
+    until("nothing is left of the query", || left_over(&folder) == 0);
+}
+
+#[test]
+fn what_no_node_can_do_is_an_error_with_its_history_and_leaves_nothing() {
+    let folder = folder();
+    slow(&folder);
+    let _node = Node::on(&folder, "one");
+    let colony = leader(settings(&folder));
+    until_alive(&colony, 1);
+    let error = ask(&colony, "SELECT sum(CAST(concat('x', x) AS BIGINT)) FROM slow").unwrap_err();
+    assert_eq!(error.kind(), apiary::ErrorKind::InvalidInput, "{error}");
+    assert!(error.message().contains("was given up after 1 tries"), "{error}");
+    until("nothing is left of the query", || left_over(&folder) == 0);
+}
+
+#[test]
+fn a_cancelled_query_stops_on_every_node() {
+    let folder = folder();
+    slow(&folder);
+    let _node = Node::on(&folder, "one");
+    let colony = leader(settings(&folder));
+    until_alive(&colony, 1);
+    let started = Instant::now();
+    let query = Query::new(SLOW).with_time_limit(Duration::from_millis(300));
+    let error = colony.block_on(async { colony.session().query(query).await?.collect().await }).unwrap_err();
+    assert_eq!(error.kind(), apiary::ErrorKind::TimedOut, "{error}");
+    assert!(started.elapsed() < Duration::from_secs(5));
+    let tasks = || integers(&run(&colony, "SELECT count(*) FROM system.tasks"), 0)[0];
+    until("no task runs any more", || tasks() == 0);
+    until("nothing is left of the query", || left_over(&folder) == 0);
+}
+
+#[test]
+fn rows_computed_by_the_swarm_become_one_commit() {
+    let folder = folder();
+    slow(&folder);
+    let _node = Node::on(&folder, "one");
+    let colony = leader(settings(&folder));
+    until_alive(&colony, 1);
+    run(&colony, "CREATE FRAME halves AS SELECT x / 2 AS h, count(*) AS n FROM slow GROUP BY x / 2");
+    assert_eq!(integers(&run(&colony, "SELECT sum(n) FROM halves"), 0), [SLOW_ROWS]);
+    let history = colony.block_on(colony.history(&name("halves"), None)).unwrap();
+    assert_eq!(history.iter().filter(|entry| entry.operation == "WRITE").count(), 1);
+}
+
+#[test]
+fn explain_analyze_tells_what_the_swarm_did() {
+    let folder = folder();
+    slow(&folder);
+    let _node = Node::on(&folder, "one");
+    let colony = leader(settings(&folder));
+    until_alive(&colony, 1);
+    let told = shown(&run(&colony, "EXPLAIN ANALYZE SELECT x % 10, count(*) FROM slow GROUP BY x % 10")).join("");
+    assert!(told.contains("2 nodes, ") && told.contains(" bytes exchanged, 0 more attempts"), "{told}");
+}
+
+#[test]
+fn a_node_that_was_long_alone_takes_part() {
+    let folder = folder();
+    slow(&folder);
+    let _old = Node::on(&folder, "old");
+    let colony = leader(settings(&folder));
+    until_alive(&colony, 1);
+    std::thread::sleep(Duration::from_secs(6));
+    let _new = Node::on(&folder, "new");
+    until_alive(&colony, 2);
+    let stream = colony.block_on(async { colony.sql(SLOW).await.unwrap() });
+    let mut stream = stream;
+    while let Some(batch) = colony.block_on(futures::StreamExt::next(&mut stream)) {
+        batch.unwrap();
+    }
+    assert_eq!(stream.stats().nodes, 3);
+}
+
+#[test]
+fn a_meadow_path_is_all_that_is_configured() {
+    let folder = folder();
+    start(settings(&folder));
+    let there = |name: &str| Path::new(folder.path()).join(name).exists();
+    assert!(there("_apiary.json") && !there("_heartbeats"), "a node that is not in the swarm writes no heartbeat");
+}
