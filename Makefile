@@ -1,6 +1,7 @@
 # make demo   builds, generates TPC-H scale 1, runs the 22 queries
 # make test   installs what the tests need into .venv, runs the Rust and the Python tests
 # make lint   formatting, clippy
+# make simulate  ten thousand seeds of the swarm's protocol
 # make bench  against DuckDB, DataFusion and delta-rs (installs them into .venv-bench)
 # make bench-swarm  several nodes on this machine, in a folder and on an S3 server; takes hours at full length
 #
@@ -12,7 +13,7 @@ SCALE ?= 1
 VENV := .venv
 NODE := $(CARGO_TARGET_DIR)/release/apiary-node
 
-.PHONY: demo build test rust-test python-test lint bench bench-swarm clean
+.PHONY: demo build test rust-test python-test lint simulate bench bench-swarm clean
 
 demo: build
 	$(NODE) demo --scale $(SCALE)
@@ -37,6 +38,9 @@ python-test: $(VENV)/installed build
 lint:
 	cargo fmt --check
 	cargo clippy --release --locked --all-targets --features python -- -D warnings
+
+simulate: build
+	APIARY_SEEDS=$(or $(SEEDS),10000) cargo test --release --locked --test it simulation -- --nocapture
 
 bench: build $(VENV)/installed
 	VIRTUAL_ENV=$(abspath $(VENV)) $(VENV)/bin/maturin develop --release --locked --quiet

@@ -588,25 +588,29 @@ class Question:
         self._found = ("", "")
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
-        # A wait with a time limit looks only every 50 ms: this one knows the end.
-        self._reader = threading.Thread(target=self._read, args=(sql,), daemon=True)
-        self._reader.start()
+        # A wait with a time limit looks only every 50 ms: this one knows the end. An interrupted join would take the
+        # thread for ended (CPython 3.11), so it tells by an event.
+        self._ended = threading.Event()
+        threading.Thread(target=self._read, args=(sql,), daemon=True).start()
 
     def _read(self, sql: str) -> None:
-        self._found = self.process.communicate(sql)
-        self._end = time.perf_counter()
+        try:
+            self._found = self.process.communicate(sql)
+        finally:
+            self._end = time.perf_counter()
+            self._ended.set()
 
     def runs(self) -> bool:
-        return self._reader.is_alive()
+        return not self._ended.is_set()
 
     def kill(self) -> None:
         """Ends it at once, and waits for that."""
         self.process.kill()
-        self._reader.join(10)
+        self._ended.wait(10)
 
     def answer(self, limit: float) -> Answer:
         """What it printed; it has ended in any case."""
-        self._reader.join(limit)
+        self._ended.wait(limit)
         if self.runs():
             self.kill()
             raise Wrong(f"no answer after {limit:g} s")
@@ -661,7 +665,7 @@ class Bench:
             self._wait_for_the_dead()
             yield
         finally:
-            self._stop_nodes()
+            self.stop_all()
 
     def _wait_for_the_dead(self) -> None:
         """Until nobody takes a node that was killed before for a living one: it would be given tasks."""
@@ -714,7 +718,8 @@ class Bench:
                 raise SystemExit(f"nodes did not start: {', '.join(ended or names)}\n{log[-2000:]}")
             time.sleep(0.2)
 
-    def _stop_nodes(self) -> None:
+    def stop_all(self) -> None:
+        """Ends every process that runs, by its own handle."""
         for question in self._questions:
             if question.runs():
                 question.kill()
@@ -756,9 +761,13 @@ class Bench:
         """Asks, and does not wait."""
         held = self.cpu.held_to("asks", share)
         command = [*held, *self._command("sql", "--distribute", distribute, "--format", form, "-")]
+        return self._begin(command, sql)
+
+    def _begin(self, command: list[str], text: str) -> Question:
+        """A process of which :meth:`stop_all` knows before an interrupt can come."""
         running = [question for question in self._questions if question.runs()]
         with INTERRUPTS.held_back():
-            question = Question(command, sql)
+            question = Question(command, text)
             self._questions = [*running, question]
         return question
 
@@ -793,11 +802,8 @@ class Bench:
 
     def seen(self) -> list[dict[str, Any]]:
         """The nodes that the meadow shows."""
-        command = self._command("swarm", "--format", "json")
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
-        if done.returncode != 0:
-            raise SystemExit(f"the swarm cannot be listed: {done.stderr.strip()}")
-        return [node for node in map(json.loads, done.stdout.splitlines()) if node]
+        listed = self._begin(self._command("swarm", "--format", "json"), "").answer(60)
+        return [node for node in map(json.loads, listed.text.splitlines()) if node]
 
     def tasks_now(self) -> list[list[str]]:
         """What living nodes work on."""
@@ -910,6 +916,8 @@ def opened(args: argparse.Namespace, scratch: Path) -> Iterator[Bench]:
                 for leftover in ("_heartbeats", "_queries"):
                     shutil.rmtree(place / leftover, ignore_errors=True)
             bench = Bench(args, scratch, place, options, cpu)
+            # Whatever was asked outside of a swarm ends here, too.
+            stack.callback(bench.stop_all)
             bench.make_data()
             yield bench
     finally:

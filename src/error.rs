@@ -46,6 +46,25 @@ pub enum ErrorKind {
 }
 
 impl ErrorKind {
+    /// Every kind.
+    pub const ALL: [Self; 15] = [
+        Self::InvalidInput,
+        Self::NotFound,
+        Self::AlreadyExists,
+        Self::Conflict,
+        Self::Schema,
+        Self::Storage,
+        Self::PermissionDenied,
+        Self::MemoryExceeded,
+        Self::TimedOut,
+        Self::Cancelled,
+        Self::Busy,
+        Self::Closed,
+        Self::Corrupt,
+        Self::Unsupported,
+        Self::Internal,
+    ];
+
     /// The kind as one lower-case word, for messages and logs.
     pub fn as_str(self) -> &'static str {
         match self {

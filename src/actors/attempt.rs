@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use actix::{Handler, Message, ResponseFuture};
 use bytes::Bytes;
@@ -14,6 +14,7 @@ use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use object_store::{ObjectStoreExt, PutPayload};
+use tokio_util::sync::CancellationToken;
 
 use super::bee::{Bee, BeeCore, caught, nobodys_url};
 use super::colony::Core;
@@ -22,9 +23,12 @@ use super::query::QueryRecord;
 use crate::storage::backend::create;
 use crate::storage::swarm::beat::Running;
 use crate::storage::swarm::names::Entry;
-use crate::storage::swarm::output::OutputWriter;
+use crate::storage::swarm::output::{OutputWriter, Written};
 use crate::storage::swarm::record::{Cost, DoneHeader, DoneRecord, Failure, Head, TaskHeader, TaskRecord};
 use crate::{Error, Result};
+
+/// Between tries at saying how an attempt ended.
+const TELL_AGAIN: Duration = Duration::from_secs(1);
 
 /// An attempt that this node was given.
 pub(crate) struct Attempt {
@@ -32,12 +36,14 @@ pub(crate) struct Attempt {
     pub(crate) exchange: Arc<Exchange>,
     pub(crate) task: Arc<TaskRecord>,
     pub(crate) number: u32,
+    /// Ends it: the query's own end, or that nobody needs its rows any more.
+    pub(crate) token: CancellationToken,
 }
 
 impl Attempt {
     /// Runs it to its end, whatever that is; stops at once when the query does.
     pub(crate) fn run(self, core: Arc<Core>) -> BoxFuture<'static, ()> {
-        let token = self.query.token.clone();
+        let token = self.token.clone();
         let run = async move { self.run_to_the_end(&core).await }.boxed();
         async move {
             tokio::select! {
@@ -50,6 +56,8 @@ impl Attempt {
 
     async fn run_to_the_end(self, core: &Arc<Core>) {
         let header = &self.task.header;
+        let attempt = Running { query: self.query.id, task: header.task, attempt: self.number };
+        let _stays = core.heart.takes(attempt);
         // One that waits for its inputs takes no place: it could be the place that they wait for.
         if self.exchange.wait_for_all(&header.inputs).await.is_err() {
             return;
@@ -58,14 +66,17 @@ impl Attempt {
         if self.exchange.done(header.task).is_some() {
             return;
         }
-        let running = Running { query: self.query.id, task: header.task, attempt: self.number };
-        let _stays = core.heart.runs(running);
-        let told = match self.on_a_bee(core).await {
-            Ok(done) => self.tell_done(done).await,
-            Err(error) => self.tell_failed(&error).await,
-        };
-        if let Err(error) = told {
-            tracing::warn!(%error, task = %header.task, "how an attempt ended could not be told: its leader will miss it");
+        core.heart.runs(attempt);
+        let outcome = self.on_a_bee(core).await;
+        // A leader that never hears of it would wait; a store that is out of reach may come back.
+        loop {
+            let told = match &outcome {
+                Ok(done) => self.tell_done(done).await,
+                Err(error) => self.tell_failed(error).await,
+            };
+            let Err(error) = told else { return };
+            tracing::warn!(%error, task = %self.task.header.task, "how an attempt ended could not be told; tried again");
+            tokio::time::sleep(TELL_AGAIN).await;
         }
     }
 
@@ -76,15 +87,16 @@ impl Attempt {
             exchange: Arc::clone(&self.exchange),
             task: Arc::clone(&self.task),
             number: self.number,
+            token: self.token.clone(),
         };
         bee.send(message).await.map_err(|_| Error::closed("the bee stopped in the middle of a task"))?
     }
 
     /// The first to create this object has done the task.
-    async fn tell_done(&self, done: DoneRecord) -> Result<()> {
+    async fn tell_done(&self, done: &DoneRecord) -> Result<()> {
         let path = Entry::Done(self.task.header.task).path(self.query.id);
         if create(self.exchange.store.as_ref(), &path, done.to_bytes()?).await? {
-            self.exchange.learned(self.task.header.task, done);
+            self.exchange.learned(self.task.header.task, done.clone());
         }
         Ok(())
     }
@@ -107,6 +119,7 @@ pub(crate) struct RunAttempt {
     exchange: Arc<Exchange>,
     task: Arc<TaskRecord>,
     number: u32,
+    token: CancellationToken,
 }
 
 impl Handler<RunAttempt> for Bee {
@@ -117,19 +130,15 @@ impl Handler<RunAttempt> for Bee {
         Box::pin(async move {
             let _working = core.begin();
             message.query.worked_on_by(core.index);
-            let token = message.query.token.clone();
+            let token = message.token.clone();
             // Nobody waits for a cancelled query's attempt, so it has to stop by itself.
-            tokio::select! {
-                biased;
-                () = token.cancelled() => Err(Error::cancelled("the query was cancelled")),
-                done = caught(message.run(&core)) => done?,
-            }
+            caught(message.run(&core, &token)).await?
         })
     }
 }
 
 impl RunAttempt {
-    async fn run(self, core: &Arc<BeeCore>) -> Result<DoneRecord> {
+    async fn run(self, core: &Arc<BeeCore>, token: &CancellationToken) -> Result<DoneRecord> {
         let (started, before) = (Instant::now(), self.query.meter.read());
         let header = &self.task.header;
         // Another attempt of this task may be on this bee: they share nothing.
@@ -137,7 +146,8 @@ impl RunAttempt {
         let (feed_ends, feed) = tokio::sync::oneshot::channel::<()>();
         let feed = futures::stream::once(feed).filter_map(|_| std::future::ready(None)).boxed();
         let mut messages = worker.coordinator_channel(headers(header)?, self.plan()?, feed).await?;
-        let written = self.write(&worker).await?;
+        let salt = fastrand::u64(..);
+        let written = self.write(&worker, salt, token).await?;
         drop(feed_ends);
         let mut spilled = 0;
         while let Some(message) = messages.next().await {
@@ -154,6 +164,7 @@ impl RunAttempt {
         };
         let header = DoneHeader {
             attempt: self.number,
+            salt,
             node: self.exchange.me.clone(),
             inline: written.inline.is_some(),
             pieces: written.pieces,
@@ -163,7 +174,7 @@ impl RunAttempt {
         Ok(DoneRecord { header, rows: written.inline.unwrap_or_default() })
     }
 
-    async fn write(&self, worker: &Worker) -> Result<crate::storage::swarm::output::Written> {
+    async fn write(&self, worker: &Worker, salt: u64, token: &CancellationToken) -> Result<Written> {
         let header = &self.task.header;
         let request = ExecuteTaskRequest {
             task_key: key(header),
@@ -173,12 +184,18 @@ impl RunAttempt {
         };
         let (streams, _) = worker.execute_task(request).await?;
         let schema = streams.first().map(|s| s.schema()).ok_or_else(|| Error::corrupt("a task has no partitions"))?;
-        let path = Entry::Output(header.task, self.number).path(self.query.id);
+        let path = Entry::Output(header.task, self.number, salt).path(self.query.id);
         let mut writer = OutputWriter::new(Arc::clone(&self.exchange.store), path, schema, streams.len());
         let numbered = streams.into_iter().enumerate().map(|(i, s)| s.map(move |batch| (i, batch)));
         // All at once: a repartitioning holds every partition back that nobody takes.
         let mut batches = futures::stream::select_all(numbered);
-        while let Some((partition, batch)) = batches.next().await {
+        loop {
+            let next = tokio::select! {
+                biased;
+                () = token.cancelled() => Some((0, Err(Error::cancelled("the query was cancelled").into()))),
+                next = batches.next() => next,
+            };
+            let Some((partition, batch)) = next else { break };
             let wrote = match batch {
                 Ok(batch) if batch.num_rows() == 0 => Ok(()),
                 Ok(batch) => writer.write(partition, &batch).await,

@@ -157,7 +157,11 @@ impl WorkerChannel for MeadowChannel {
     ) -> Result<BoxStream<'static, Result<WorkerToCoordinatorMsg, DataFusionError>>, DataFusionError> {
         let query = query_of(&self.queries, &headers)?;
         let metrics = no_metrics(&request);
-        query.share()?.publish(self.node.clone(), &headers, request, context).await?;
+        if let Err(error) = query.share()?.publish(self.node.clone(), &headers, request, context).await {
+            // The planner tells this only when the rows have ended, and they wait for this task.
+            query.exchange()?.abandon(error.clone());
+            return Err(error.into());
+        }
         // What a task cost is in its completion; EXPLAIN ANALYZE waits for this message of every task all the same.
         Ok(futures::stream::iter([Ok(WorkerToCoordinatorMsg::TaskMetrics(metrics))]).boxed())
     }

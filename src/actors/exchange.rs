@@ -17,7 +17,7 @@ use crate::storage::metered::{Meter, Metered};
 use crate::storage::swarm::names::{self, Entry, NodeId, QueryId, TaskId};
 use crate::storage::swarm::output::read_partition;
 use crate::storage::swarm::record::{DoneRecord, MAX_DONE, get_bounded};
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// Completions that are read at the same time.
 const READS: usize = 8;
@@ -36,6 +36,7 @@ struct State {
     done: HashMap<TaskId, Arc<DoneRecord>>,
     abandoned: Option<Error>,
     retries: usize,
+    speculations: usize,
 }
 
 /// What a look at the query's folder showed.
@@ -49,6 +50,8 @@ pub(crate) struct Listing {
     pub(crate) failed: Vec<(TaskId, u32)>,
     /// Tasks that were found to be done, with the attempt that counts.
     pub(crate) done: Vec<(TaskId, u32)>,
+    /// Every task that is done, read or not.
+    pub(crate) finished: HashSet<TaskId>,
 }
 
 /// What the other nodes' tasks cost.
@@ -57,6 +60,7 @@ pub(crate) struct Totals {
     pub(crate) nodes: usize,
     pub(crate) exchanged: u64,
     pub(crate) retries: usize,
+    pub(crate) speculations: usize,
     pub(crate) memory_peak: u64,
     pub(crate) spilled: u64,
     pub(crate) requests: u64,
@@ -84,9 +88,15 @@ impl Exchange {
             let (mut listing, fresh) = self.list(wanted).await?;
             let reads = fresh.into_iter().map(|task| self.read_done(task));
             for read in futures::stream::iter(reads).buffer_unordered(READS).collect::<Vec<_>>().await {
-                if let Some((task, record)) = read? {
-                    listing.done.push((task, record.header.attempt));
-                    self.learned(task, record);
+                match read {
+                    Ok(Some((task, record))) => {
+                        listing.done.push((task, record.header.attempt));
+                        self.learned(task, record);
+                    }
+                    Ok(None) => {}
+                    // It will not get better, and nobody may write another.
+                    Err(error) if error.kind() == ErrorKind::Corrupt => self.abandon(error),
+                    Err(error) => tracing::debug!(%error, "a completion could not be read; tried again"),
                 }
             }
             Ok(listing)
@@ -107,7 +117,12 @@ impl Exchange {
                     Some(Entry::Manifest) => listing.alive = true,
                     Some(Entry::Task(task, attempt, node)) if node == self.me => listing.given.push((task, attempt)),
                     Some(Entry::Failed(task, attempt)) => listing.failed.push((task, attempt)),
-                    Some(Entry::Done(task)) if wanted(task) && self.done(task).is_none() => fresh.push(task),
+                    Some(Entry::Done(task)) => {
+                        listing.finished.insert(task);
+                        if wanted(task) && self.done(task).is_none() {
+                            fresh.push(task);
+                        }
+                    }
                     _ => {}
                 }
             }
@@ -137,9 +152,10 @@ impl Exchange {
         self.changed.notify_waiters();
     }
 
-    /// Counts attempts beyond the first.
-    pub(crate) fn count_retries(&self, retries: usize) {
-        self.lock().retries = retries;
+    /// Counts attempts beyond the first: those that failures caused, and those that slowness caused.
+    pub(crate) fn count_attempts(&self, retries: usize, speculations: usize) {
+        let mut state = self.lock();
+        (state.retries, state.speculations) = (retries, speculations);
     }
 
     /// The completion of `task`, if it is known.
@@ -167,7 +183,7 @@ impl Exchange {
         let exchange = Arc::clone(self);
         let opened = async move {
             let done = exchange.wait(|| exchange.done(task)).await?;
-            let path = Entry::Output(task, done.header.attempt).path(exchange.query);
+            let path = Entry::Output(task, done.header.attempt, done.header.salt).path(exchange.query);
             Ok::<_, Error>(read_partition(Arc::clone(&exchange.store), path, &done, partition))
         };
         futures::stream::once(opened).try_flatten().boxed()
@@ -177,7 +193,12 @@ impl Exchange {
     pub(crate) fn totals(&self) -> Totals {
         let state = self.lock();
         let nodes: HashSet<&NodeId> = state.done.values().map(|d| &d.header.node).chain([&self.me]).collect();
-        let mut totals = Totals { nodes: nodes.len(), retries: state.retries, ..Totals::default() };
+        let mut totals = Totals {
+            nodes: nodes.len(),
+            retries: state.retries,
+            speculations: state.speculations,
+            ..Totals::default()
+        };
         for record in state.done.values().map(|d| &d.header) {
             totals.exchanged += record.cost.bytes_written;
             if record.node == self.me {

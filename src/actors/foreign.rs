@@ -17,8 +17,7 @@ use crate::storage::StorageBackend;
 use crate::storage::swarm::beat::PROTOCOL;
 use crate::storage::swarm::names::{self, Entry, QueryId, TaskId};
 use crate::storage::swarm::record::{MAX_FAILURE, MAX_TASK, Manifest, TaskRecord, get_bounded};
-use crate::storage::swarm::view::Life;
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// Looks without work for this node after which it stops looking; the doorbell brings it back.
 const IDLE_LOOKS: u32 = 20;
@@ -59,8 +58,8 @@ pub(crate) fn scan(core: &Arc<Core>) -> BoxFuture<'_, Result<()>> {
     .boxed()
 }
 
-/// Clears away what dead leaders left: folders whose leader is dead, and folders without a record that were there at the
-/// last sweep too (a leader removes its record first, and a late worker may write after it).
+/// Clears away what dead leaders left: folders whose leader is dead, and folders that nobody leads and that were there at
+/// the last sweep too (a leader removes its record first, and a late request may bring an object back).
 pub(crate) fn sweep<'a>(core: &'a Arc<Core>, without: &'a mut HashSet<QueryId>) -> BoxFuture<'a, Result<()>> {
     async move {
         let mut now_without = HashSet::new();
@@ -68,9 +67,15 @@ pub(crate) fn sweep<'a>(core: &'a Arc<Core>, without: &'a mut HashSet<QueryId>) 
             if core.queries.find(&query).is_ok() {
                 continue;
             }
-            let dead = match manifest(core, query).await? {
-                Some(manifest) => core.heart.life(&manifest.leader) == Life::Dead,
-                None => !now_without.insert(query) || without.contains(&query),
+            let manifest = match manifest(core, query).await {
+                Err(error) if error.kind() != ErrorKind::Corrupt => return Err(error),
+                read => read.ok().flatten(),
+            };
+            let dead = match manifest {
+                Some(manifest) if core.heart.is_surely_dead(&manifest.leader).await => true,
+                Some(manifest) if core.heart.may_lead(&manifest.leader, query) => false,
+                // Its record came after its end, or before a beat that was not seen yet: the next sweep knows.
+                Some(_) | None => !now_without.insert(query) || without.contains(&query),
             };
             if dead {
                 tracing::info!(%query, "what a dead query left is cleared away");
@@ -165,11 +170,14 @@ impl<'a> Follower<'a> {
                 // The store may be out of reach for a while: the attempts go on.
                 Err(error) => tracing::debug!(%error, "a shared query could not be looked at"),
             }
-            if self.core.heart.life(&self.manifest.leader) == Life::Dead {
+            if self.core.heart.is_surely_dead(&self.manifest.leader).await {
                 return self.clear_away().await;
             }
             while self.attempts.try_join_next().is_some() {}
             idle = if self.attempts.is_empty() { idle + 1 } else { 0 };
+            if idle == IDLE_LOOKS {
+                break;
+            }
             tokio::time::sleep(next_look(self.core.heart.now().saturating_sub(started))).await;
         }
         Ok(())
@@ -183,7 +191,7 @@ impl<'a> Follower<'a> {
         for (task, number) in
             listing.given.iter().filter(|given| !self.taken.contains(given)).copied().collect::<Vec<_>>()
         {
-            if listing.failed.contains(&(task, number)) || self.exchange.done(task).is_some() {
+            if listing.failed.contains(&(task, number)) || listing.finished.contains(&task) {
                 continue;
             }
             match self.read(task, number).await {
@@ -211,7 +219,8 @@ impl<'a> Follower<'a> {
         query.set_options(record.header.options.clone());
         query.set_exchange(Arc::clone(&self.exchange));
         self.wanted.extend(record.header.inputs.iter().map(|(stage, _)| *stage));
-        let attempt = Attempt { query, exchange: Arc::clone(&self.exchange), task: Arc::new(record), number };
+        let token = query.token.clone();
+        let attempt = Attempt { query, exchange: Arc::clone(&self.exchange), task: Arc::new(record), number, token };
         self.attempts.spawn(attempt.run(Arc::clone(self.core)));
     }
 

@@ -9,8 +9,9 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use actix::{Actor, AsyncContext, Context, WrapFuture};
+use bytes::Bytes;
 use futures::future::BoxFuture;
-use futures::{FutureExt, TryStreamExt};
+use futures::{FutureExt, StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{GetOptions, ObjectMeta, ObjectStore};
 use serde::Serialize;
@@ -39,6 +40,10 @@ const EPOCH: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 const NEVER: Duration = Duration::from_secs(3600);
 /// Least time between two rings for nodes that doze.
 const RING_GAP: Duration = Duration::from_secs(20);
+/// Bees of one node that are believed.
+const MAX_BEES: usize = 1024;
+/// Beats that are read at the same time.
+const READS: usize = 16;
 /// Least time between two beats, however much changes.
 const BEAT_GAP: Duration = Duration::from_millis(100);
 
@@ -131,6 +136,8 @@ pub(crate) struct Heart {
     cache: Option<Arc<CellCache>>,
     born: Instant,
     state: Mutex<State>,
+    /// Held while the beat is written or removed.
+    writing: tokio::sync::Mutex<()>,
     wake: Notify,
 }
 
@@ -138,11 +145,14 @@ pub(crate) struct Heart {
 struct State {
     view: SwarmView,
     running: HashSet<Running>,
+    waiting: HashSet<Running>,
     leading: HashSet<QueryId>,
     sequence: u64,
     beaten: Option<Duration>,
     /// What is running or led has changed since the last beat.
     stale: bool,
+    /// The node has said goodbye.
+    left: bool,
     listed: Option<Duration>,
     looked: Option<Duration>,
     bell: Option<String>,
@@ -172,6 +182,7 @@ impl Heart {
             born: Instant::now(),
             // Nodes are often started together: each is quick to notice the others.
             state: Mutex::new(State { busy: Some(EPOCH), ..State::default() }),
+            writing: tokio::sync::Mutex::default(),
             wake: Notify::new(),
         })
     }
@@ -191,11 +202,16 @@ impl Heart {
         self.state().latency
     }
 
-    /// This node works on an attempt until the guard is dropped.
-    pub(crate) fn runs(self: &Arc<Self>, running: Running) -> Stays {
-        self.change(|s| s.running.insert(running));
+    /// This node has taken an attempt, and has it until the guard is dropped.
+    pub(crate) fn takes(self: &Arc<Self>, attempt: Running) -> Stays {
+        self.change(|s| s.waiting.insert(attempt));
         let heart = Arc::clone(self);
-        Stays(Some(Box::new(move || heart.change(|s| s.running.remove(&running)))))
+        Stays(Some(Box::new(move || heart.change(|s| s.waiting.remove(&attempt) | s.running.remove(&attempt)))))
+    }
+
+    /// This node begins to work on an attempt that it has taken.
+    pub(crate) fn runs(&self, attempt: Running) {
+        self.change(|s| s.waiting.remove(&attempt) | s.running.insert(attempt));
     }
 
     /// This node leads a query until the guard is dropped; its beat says so before this returns.
@@ -221,15 +237,14 @@ impl Heart {
 
     /// As [`Heart::workers`], by what is known already.
     pub(crate) fn candidates(&self) -> Vec<Candidate> {
-        let now = self.now();
         let state = self.state();
         let mut all: Vec<Candidate> = Vec::new();
-        for (id, seen, life) in state.view.nodes(now).filter(|(id, ..)| **id != self.id) {
+        for (id, seen, life) in state.view.nodes().filter(|(id, ..)| **id != self.id) {
             let Some(beat) = &seen.beat else { continue };
             let fits = beat.protocol == PROTOCOL && beat.engine == self.engine;
             all.push(Candidate {
                 id: id.clone(),
-                bees: beat.bees,
+                bees: beat.bees.min(MAX_BEES),
                 bee_memory: beat.bee_memory,
                 look: beat.look(),
                 fit: fits && life == Life::Alive,
@@ -248,28 +263,38 @@ impl Heart {
         all
     }
 
-    /// Attempts of `query` that living nodes say they work on.
-    pub(crate) fn running(&self, query: QueryId) -> Vec<Running> {
+    /// Attempts of `query` that nodes say they work on, and those that they say wait.
+    pub(crate) fn attempts(&self, query: QueryId) -> (Vec<Running>, Vec<Running>) {
         let state = self.state();
-        let others = state.view.nodes(self.now()).filter_map(|(_, seen, _)| seen.beat.as_ref());
-        let all = others.flat_map(|b| &b.running).chain(&state.running);
-        all.filter(|r| r.query == query).copied().collect()
+        let of_query = |all: &mut dyn Iterator<Item = &Running>| all.filter(|r| r.query == query).copied().collect();
+        let others =
+            || state.view.nodes().filter(|(id, ..)| **id != self.id).filter_map(|(_, seen, _)| seen.beat.as_ref());
+        let running = of_query(&mut others().flat_map(|b| &b.running).chain(&state.running));
+        let waiting = of_query(&mut others().flat_map(|b| &b.waiting).chain(&state.waiting));
+        (running, waiting)
+    }
+
+    /// Whether `node` may lead `query`, by its last beat.
+    pub(crate) fn may_lead(&self, node: &NodeId, query: QueryId) -> bool {
+        self.state().view.may_lead(node, query)
     }
 
     /// Every attempt that living nodes say they work on.
     pub(crate) async fn tasks(&self) -> Result<Vec<(NodeId, Running)>> {
         self.list().await?;
         let state = self.state();
-        let others = state.view.nodes(self.now()).filter(|(id, _, life)| **id != self.id && *life != Life::Dead);
+        let others = state.view.nodes().filter(|(id, _, life)| **id != self.id && *life != Life::Dead);
         let beats = others.filter_map(|(id, seen, _)| Some((id, seen.beat.as_ref()?)));
         let theirs = beats.flat_map(|(id, beat)| beat.running.iter().map(move |r| (id.clone(), *r)));
         let ours = state.running.iter().map(|r| (self.id.clone(), *r));
         Ok(theirs.chain(ours).collect())
     }
 
-    /// How `node` looks now.
-    pub(crate) fn life(&self, node: &NodeId) -> Life {
-        self.state().view.life(node, self.now())
+    /// Whether `node` is dead by a listing made after the question: a beat comes before anything else that a node writes,
+    /// so one that is not known yet is only new.
+    pub(crate) async fn is_surely_dead(&self, node: &NodeId) -> bool {
+        let dead = || self.state().view.life(node) == Life::Dead;
+        dead() && self.list().await.is_ok() && dead()
     }
 
     /// Every node, as it looks now.
@@ -294,12 +319,18 @@ impl Heart {
                 silent_ms: seen.silent(now).as_millis() as u64,
             })
         };
-        Ok(state.view.nodes(now).filter_map(info).collect())
+        Ok(state.view.nodes().filter_map(info).collect())
     }
 
     /// Takes the beat away: the others know at their next listing.
     pub(crate) async fn leave(&self) {
-        let beaten = self.state().beaten.take().is_some();
+        // Not beside a beat that is being written: it would stay.
+        let _alone = self.writing.lock().await;
+        let beaten = {
+            let mut state = self.state();
+            state.left = true;
+            state.beaten.take().is_some()
+        };
         if beaten && let Err(error) = self.backend.delete(&names::beat(&self.id)).await {
             tracing::warn!(%error, "this node's beat is left behind: the others will notice that it stopped");
         }
@@ -310,7 +341,7 @@ impl Heart {
         let now = self.now();
         let due = {
             let mut state = self.state();
-            let dozing = state.view.nodes(now).any(|(id, _, life)| *id != self.id && life == Life::Dozing);
+            let dozing = state.view.nodes().any(|(id, _, life)| *id != self.id && life == Life::Dozing);
             let due = dozing && state.rung.is_none_or(|at| now > at + RING_GAP);
             state.rung = if due { Some(now) } else { state.rung };
             due
@@ -339,7 +370,12 @@ impl Heart {
             match self.look().await {
                 Ok(true) => {
                     self.warn("the heartbeats could not be listed", self.list().await);
-                    self.warn("the shared queries could not be listed", foreign::scan(core).await);
+                    let scanned = foreign::scan(core).await;
+                    if scanned.is_err() {
+                        // As if it had not been heard: the next look hears it again.
+                        self.state().bell = None;
+                    }
+                    self.warn("the shared queries could not be listed", scanned);
                 }
                 other => self.warn("the doorbell could not be read", other.map(|_| ())),
             }
@@ -365,9 +401,10 @@ impl Heart {
             return Due { beat: false, list: false, look: false, sweep: false, wait: NEVER };
         }
         let quick = state.busy.is_some_and(|at| now < at + STAYS_QUICK) || state.is_busy();
-        let alone = !quick && self.is_alone(&state, now);
+        let alone = !quick && self.is_alone(&state);
         let (beat, look) = self.intervals(quick, alone);
-        let list = if state.leading.is_empty() { self.pace.list } else { self.pace.busy_beat };
+        // Who works for a leader must see soon that it died, and a leader that its workers did.
+        let list = if state.is_busy() { self.pace.busy_beat } else { self.pace.list };
         let left =
             |last: Option<Duration>, every: Duration| last.map_or(Duration::ZERO, |l| (l + every).saturating_sub(now));
         let beat_in = left(state.beaten, if state.stale { BEAT_GAP } else { beat });
@@ -387,8 +424,8 @@ impl Heart {
         }
     }
 
-    fn is_alone(&self, state: &State, now: Duration) -> bool {
-        state.view.nodes(now).all(|(id, _, life)| *id == self.id || life == Life::Dead)
+    fn is_alone(&self, state: &State) -> bool {
+        state.view.nodes().all(|(id, _, life)| *id == self.id || life == Life::Dead)
     }
 
     fn intervals(&self, quick: bool, alone: bool) -> (Duration, Duration) {
@@ -404,11 +441,15 @@ impl Heart {
     }
 
     async fn beat_now(&self) -> Result<()> {
+        let _alone = self.writing.lock().await;
+        if self.state().left {
+            return Ok(());
+        }
         let (beat, first) = {
             let now = self.now();
             let mut state = self.state();
             let quick = state.busy.is_some_and(|at| now < at + STAYS_QUICK) || state.is_busy();
-            let alone = !quick && self.is_alone(&state, now);
+            let alone = !quick && self.is_alone(&state);
             let (interval, look) = self.intervals(quick, alone);
             state.sequence += 1;
             state.stale = false;
@@ -429,6 +470,7 @@ impl Heart {
                 requests: self.meadow.meter().read().requests(),
                 cached: self.cache().bytes,
                 running: state.running.iter().copied().collect(),
+                waiting: state.waiting.iter().copied().collect(),
                 leading: state.leading.iter().copied().collect(),
             };
             (beat, first)
@@ -445,8 +487,16 @@ impl Heart {
     }
 
     async fn list_now(&self) -> Result<()> {
-        let asked = Instant::now();
         let store = self.backend.store();
+        let stranger = {
+            let state = self.state();
+            state.beaten.is_none() && state.listed.is_none()
+        };
+        // A beat is old only beside something new: who has no beat of its own leaves a mark first.
+        if stranger && let Err(error) = self.backend.put(&names::mark(), Bytes::new()).await {
+            tracing::debug!(%error, "the ages of heartbeats are not known");
+        }
+        let asked = Instant::now();
         let objects: Vec<ObjectMeta> = store.list(Some(&Path::from(names::HEARTBEATS))).try_collect().await?;
         let newest = objects.iter().map(|o| o.last_modified).max();
         let sighting = |object: &ObjectMeta| {
@@ -464,32 +514,37 @@ impl Heart {
             state.stale |= state.beaten.is_some() && !sightings.iter().any(|s| s.node == self.id);
             state.view.observe(now, sightings)
         };
-        for node in news {
-            match get_bounded(store.as_ref(), &names::beat(&node), MAX_BEAT).await {
-                Ok(Some(bytes)) => match Beat::parse(&node, &bytes) {
-                    Ok(beat) => self.state().view.learned(beat),
-                    Err(error) => tracing::warn!(%error, "a beat is passed over"),
-                },
+        let reads = news.into_iter().map(|node| self.read_beat(node));
+        for beat in futures::stream::iter(reads).buffer_unordered(READS).collect::<Vec<_>>().await {
+            match beat {
+                Ok(Some(beat)) => self.state().view.learned(beat),
                 Ok(None) => {}
-                Err(error) => tracing::warn!(%error, %node, "a beat could not be read"),
+                Err(error) => tracing::warn!(%error, "a beat is passed over"),
             }
         }
         self.sweep().await;
         Ok(())
     }
 
+    fn read_beat(&self, node: NodeId) -> BoxFuture<'_, Result<Option<Beat>>> {
+        async move {
+            let bytes = get_bounded(self.backend.store().as_ref(), &names::beat(&node), MAX_BEAT).await?;
+            bytes.map(|bytes| Beat::parse(&node, &bytes)).transpose()
+        }
+        .boxed()
+    }
+
     /// Removes the beats of nodes that are dead for everybody by now.
     async fn sweep(&self) {
-        let now = self.now();
         let dead: Vec<NodeId> = {
             let state = self.state();
             // One that dozes and did not come when it was rung for is dead too, only later.
             let gone = |id: &NodeId, life: Life| match life {
-                Life::Dead => state.view.watched(id, now) > SWEEP_AFTER,
-                Life::Dozing => *id != self.id && state.view.watched(id, now) > SWEEP_AFTER * 5,
+                Life::Dead => state.view.watched(id) > SWEEP_AFTER,
+                Life::Dozing => *id != self.id && state.view.watched(id) > SWEEP_AFTER * 5,
                 Life::Alive | Life::Suspect => false,
             };
-            state.view.nodes(now).filter(|(id, _, life)| gone(id, *life)).map(|(id, ..)| id.clone()).collect()
+            state.view.nodes().filter(|(id, _, life)| gone(id, *life)).map(|(id, ..)| id.clone()).collect()
         };
         for node in dead {
             if let Err(error) = self.backend.delete(&names::beat(&node)).await {
@@ -533,7 +588,7 @@ impl Heart {
 
 impl State {
     fn is_busy(&self) -> bool {
-        !self.running.is_empty() || !self.leading.is_empty()
+        !self.running.is_empty() || !self.waiting.is_empty() || !self.leading.is_empty()
     }
 }
 

@@ -255,6 +255,7 @@ fn facts(core: &Core, query: &QueryRecord) -> Facts {
         nodes: stats.nodes,
         exchanged: stats.exchanged,
         retries: stats.retries,
+        speculations: stats.speculations,
         memory_peak: stats.memory_peak,
         spilled: stats.spilled,
         requests: stats.requests,

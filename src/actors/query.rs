@@ -75,8 +75,10 @@ pub struct QueryStats {
     pub nodes: usize,
     /// Bytes that went between tasks through the meadow.
     pub exchanged: u64,
-    /// Attempts beyond the first of each task.
+    /// Attempts that failures of earlier ones caused.
     pub retries: usize,
+    /// Attempts beside slow ones.
+    pub speculations: usize,
     /// Most memory that operators held on one bee, in bytes.
     pub memory_peak: u64,
     /// Bytes spilled to scratch files.
@@ -258,6 +260,7 @@ impl QueryRecord {
             nodes: swarm.nodes.max(1),
             exchanged: swarm.exchanged,
             retries: swarm.retries,
+            speculations: swarm.speculations,
             memory_peak: self.memory_peak.load(Ordering::Relaxed).max(swarm.memory_peak),
             spilled: self.spilled.load(Ordering::Relaxed) + swarm.spilled,
             requests: storage.requests() + swarm.requests,

@@ -13,6 +13,7 @@ use futures::future::BoxFuture;
 use http::HeaderMap;
 use object_store::{ObjectStoreExt, PutPayload};
 use tokio::sync::Notify;
+use tokio::task::JoinSet;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::attempt::Attempt;
@@ -47,7 +48,10 @@ pub(crate) struct Share {
     records: Mutex<HashMap<TaskId, Arc<TaskRecord>>>,
     news: AtomicBool,
     wake: Notify,
+    /// Ends the watching and the attempts on this node.
     token: CancellationToken,
+    /// Attempts on this node.
+    attempts: Mutex<JoinSet<()>>,
 }
 
 /// A shared query's life: when it is dropped, the watching ends and what is left in the meadow is cleared away.
@@ -89,6 +93,7 @@ impl Shared {
             news: AtomicBool::new(false),
             wake: Notify::new(),
             token: query.token.child_token(),
+            attempts: Mutex::default(),
         });
         query.set_share(&share);
         let watching = share.token.clone().drop_guard();
@@ -99,10 +104,13 @@ impl Shared {
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        // Attempts that still run here have nobody to run for.
+        // Attempts that still run have nobody to run for; what they write must not come after the clearing up.
         self.share.exchange.abandon(Error::cancelled("the query has ended"));
+        self.share.token.cancel();
+        let attempts = std::mem::take(&mut *lock(&self.share.attempts));
         let (core, query) = (Arc::clone(&self.share.core), self.share.query.id);
         self.share.core.later(async move {
+            attempts.join_all().await;
             if let Err(error) = clear_away(core.meadow.backend().as_ref(), query).await {
                 tracing::warn!(%error, %query, "a query's objects are left behind: another node will clear them away");
             }
@@ -150,8 +158,9 @@ impl Share {
             let record = record.ok_or_else(|| Error::internal(format!("task {task} was never made")))?;
             if node == self.core.heart.id {
                 let (query, exchange) = (Arc::clone(&self.query), Arc::clone(&self.exchange));
-                let attempt = Attempt { query, exchange, task: record, number };
-                self.core.io().spawn(attempt.run(Arc::clone(&self.core)));
+                let attempt = Attempt { query, exchange, task: record, number, token: self.token.clone() };
+                let run = attempt.run(Arc::clone(&self.core));
+                lock(&self.attempts).spawn_on(run, self.core.io());
                 return Ok(());
             }
             let path = Entry::Task(task, number, node).path(self.query.id);
@@ -195,10 +204,16 @@ impl Share {
 
     async fn look_now(&self, known: &mut HashSet<(TaskId, u32)>) -> Result<()> {
         let listing = self.exchange.poll(&|_| true).await?;
-        let now = self.core.heart.now();
-        for running in self.core.heart.running(self.query.id) {
-            lock(&self.board).started(running.task, running.attempt, now);
+        if !listing.alive {
+            self.exchange.abandon(Error::storage(
+                "another node took this one for dead and cleared its query away: it was held up for long; ask again",
+            ));
+            return Ok(());
         }
+        let now = self.core.heart.now();
+        let (running, waiting) = self.core.heart.attempts(self.query.id);
+        running.iter().for_each(|r| lock(&self.board).started(r.task, r.attempt, now));
+        waiting.iter().for_each(|r| lock(&self.board).held(r.task, r.attempt, now));
         for (task, attempt) in listing.done {
             lock(&self.board).done(task, attempt, now);
         }
@@ -218,15 +233,17 @@ impl Share {
                 }
             }
             let actions = board.decide(now, &nodes, ready);
-            let (retries, rivals) = board.extra_attempts();
-            exchange.count_retries(retries + rivals);
+            let (retries, speculations) = board.extra_attempts();
+            exchange.count_attempts(retries, speculations);
             actions
         };
         for action in actions {
             match action {
                 Action::Assign { task, attempt, node } => {
                     tracing::info!(%task, attempt, %node, "a task gets another attempt");
-                    self.give(task, attempt, node).await?;
+                    if let Err(error) = self.give(task, attempt, node.clone()).await {
+                        lock(&self.board).failed(task, attempt, Failure::of(&node, &error));
+                    }
                 }
                 Action::Abandon { failure, history } => self.exchange.abandon(failure.to_error(&history)),
             }
@@ -241,6 +258,7 @@ impl Share {
         Ok(parsed.unwrap_or_else(|| Failure {
             node: self.core.heart.id.clone(),
             kind: FailureKind::Passing,
+            error: String::new(),
             message: "its error could not be read".into(),
         }))
     }

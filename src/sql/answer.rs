@@ -76,8 +76,10 @@ pub struct Facts {
     pub nodes: usize,
     /// Bytes that went between tasks through the meadow.
     pub exchanged: u64,
-    /// Attempts beyond the first of each task.
+    /// Attempts that failures of earlier ones caused.
     pub retries: usize,
+    /// Attempts beside slow ones.
+    pub speculations: usize,
     /// Largest memory held by one bee for it, in bytes.
     pub memory_peak: u64,
     /// Bytes spilled to scratch files.
@@ -99,7 +101,10 @@ impl Facts {
         let bees = format!("{} bees, {} tasks, temperature {:.2}", self.bees, self.tasks, self.temperature);
         let memory = format!("peak {} bytes on one bee, spilled {} bytes", self.memory_peak, self.spilled);
         let storage = format!("{} requests, {} bytes", self.requests, self.bytes_read);
-        let swarm = format!("{} nodes, {} bytes exchanged, {} more attempts", self.nodes, self.exchanged, self.retries);
+        let swarm = format!(
+            "{} nodes, {} bytes exchanged, {} retries, {} speculative attempts",
+            self.nodes, self.exchanged, self.retries, self.speculations
+        );
         plans(&[
             ("bees", bees),
             ("swarm", swarm),

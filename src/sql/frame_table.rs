@@ -57,6 +57,9 @@ pub struct ScanNote {
     pub filter: Option<String>,
 }
 
+/// Bytes in memory of a text or another value without a fixed width: its view and, now and then, what is behind it.
+const TEXT_WIDTH: usize = 24;
+
 /// The notes of all scans of one query.
 #[derive(Debug, Default)]
 pub struct ScanNotes(Mutex<Vec<ScanNote>>);
@@ -191,6 +194,13 @@ impl FrameTable {
         state.create_physical_expr(filter, &schema).map(Some)
     }
 
+    /// Bytes in memory of these columns. Of the whole cells' bytes the planner would think a few columns of a wide frame
+    /// too large for a hash table on every bee.
+    fn bytes_of(&self, columns: &[usize], rows: &Precision<usize>) -> Precision<usize> {
+        let width = |column: &usize| self.schema.field(*column).data_type().primitive_width().unwrap_or(TEXT_WIDTH);
+        rows.multiply(&Precision::Inexact(columns.iter().map(width).sum()))
+    }
+
     /// The cells to read: those the filter may match, and no more than a bare limit needs.
     fn choose(&self, predicate: Option<&Arc<dyn PhysicalExpr>>, limit: Option<usize>) -> Vec<usize> {
         if let Some(predicate) = predicate {
@@ -260,7 +270,8 @@ impl TableProvider for FrameTable {
         let files = chosen.iter().map(|index| self.file(*index, &order)).collect::<Result<Vec<_>, _>>()?;
         let table_schema = self.table_schema(&order);
         let statistics = files.iter().filter_map(|f| f.statistics.as_deref());
-        let statistics = Statistics::try_merge_iter(statistics, table_schema.table_schema())?;
+        let mut statistics = Statistics::try_merge_iter(statistics, table_schema.table_schema())?;
+        statistics.total_byte_size = self.bytes_of(&wanted, &statistics.num_rows);
         let url = ObjectStoreUrl::parse(ROOT_URL)?;
         let runtime = state.runtime_env();
         let reader = CachedParquetFileReaderFactory::new(

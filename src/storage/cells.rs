@@ -17,7 +17,6 @@ use delta_kernel::expressions::Scalar;
 use delta_kernel::transaction::{BoundWriteContext, WriteState};
 use delta_kernel_default_engine::build_add_file_metadata;
 use delta_kernel_default_engine::parquet::DataFileMetadata;
-use delta_kernel_default_engine::stats::FileStatsAccumulator;
 use object_store::buffered::BufWriter;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
@@ -26,10 +25,13 @@ use parquet::arrow::arrow_writer::ArrowWriterOptions;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 
+use super::cell_stats::CellStats;
 use super::leafcutter::Cut;
 use crate::{Error, Result};
 
-/// Parts of one cell that are uploaded at a time: each holds 10 MB, and a bee writes several cells.
+/// Bytes of one part of an upload: the least that S3 takes, because every open cell holds one and a bee writes several.
+const PART_BYTES: usize = 5 << 20;
+/// Parts of one cell that are on their way to a bucket at a time: one is sent while the next fills.
 const UPLOADS_IN_FLIGHT: usize = 2;
 
 /// One finished cell, not yet in the ledger.
@@ -145,7 +147,7 @@ struct OpenCell {
     location: url::Url,
     context: BoundWriteContext,
     writer: AsyncArrowWriter<BufWriter>,
-    stats: FileStatsAccumulator,
+    stats: CellStats,
     rows: u64,
 }
 
@@ -165,8 +167,9 @@ impl OpenCell {
                 "frames with renamed or generated columns cannot be written by this version",
             ));
         }
-        let stats = FileStatsAccumulator::new(context.stats_columns(), context.physical_data_schema());
-        let sink = BufWriter::new(Arc::clone(&plan.store), path.clone()).with_max_concurrency(UPLOADS_IN_FLIGHT);
+        let stats = CellStats::new(context.stats_columns(), context.physical_data_schema(), first.schema());
+        let sink = BufWriter::with_capacity(Arc::clone(&plan.store), path.clone(), PART_BYTES)
+            .with_max_concurrency(if plan.local { 1 } else { UPLOADS_IN_FLIGHT });
         // The ledger has the types; how this engine held them in memory is nobody's business.
         let options = ArrowWriterOptions::new().with_properties(properties(plan)).with_skip_arrow_metadata(true);
         let writer = AsyncArrowWriter::try_new_with_options(sink, first.schema(), options)?;
@@ -189,9 +192,9 @@ impl OpenCell {
     }
 
     async fn close(mut self) -> Result<CellFile> {
-        self.writer.finish().await?;
+        let footer = self.writer.finish().await?;
         let bytes = self.writer.bytes_written() as u64;
-        let stats = self.stats.finish()?.ok_or_else(|| Error::internal("a cell without rows was closed"))?;
+        let stats = self.stats.finish(&footer)?;
         let modified = chrono::Utc::now().timestamp_millis();
         let meta = DataFileMetadata::new(FileMeta::new(self.location, modified, bytes), stats);
         let entry = ArrowEngineData::try_from_engine_data(build_add_file_metadata(meta, &self.context)?)?;

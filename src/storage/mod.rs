@@ -11,12 +11,13 @@
 //! | `registry` | which names exist |
 //! | `schema` | types and columns: what a frame takes, what is refused |
 //! | `leafcutter` | how large cells and row groups are cut |
-//! | `cells` | Parquet files being written |
+//! | `cells`, `cell_stats` | Parquet files being written, and what the ledger says of them |
 //! | `ledger` | a frame's Delta log: snapshots, commits, history |
 //! | `swarm` | what nodes tell each other through the meadow |
 
 pub mod backend;
 pub mod cached;
+mod cell_stats;
 pub mod cells;
 mod cloud;
 mod error;

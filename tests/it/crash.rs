@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 use crate::support::{folder, integers, name, run, settings, start};
 
-const KILLS: i64 = 30;
+const KILLS: i64 = 100;
 /// Rows of one insert.
 const BATCH: i64 = 10;
 /// Longest life of a process that is not killed.

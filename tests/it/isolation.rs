@@ -143,7 +143,7 @@ fn waiting_counts_towards_the_time_limit() {
 fn rounds_of_everything_at_once_leave_right_answers_and_resting_bees() {
     let folder = folder();
     let colony = crowded(&folder);
-    for _ in 0..10 {
+    for _ in 0..25 {
         // Two mixes: a query that fills a bee's memory is in the way of one that needs some of it.
         at_once(&colony, &[(GREEDY, None, ErrorKind::MemoryExceeded), (BURSTING, None, ErrorKind::Internal)]);
         let short = Some(Duration::from_millis(50));

@@ -10,6 +10,7 @@
 //! | `splits` | a split plan answers as plain DataFusion does |
 //! | `tpch` | its tables, queries and answers |
 //! | `swarm` | many nodes on one meadow: equal answers, kills, zombies, leaving |
+//! | `simulation` | the swarm's protocol under every kind of fault, seeded |
 //! | `crash` | kill -9 in the middle of writing |
 //! | `embed` | colonies in the Systems, runtimes and processes of others |
 //! | `layering` | dependencies point one way |
@@ -26,6 +27,7 @@ mod frames;
 mod isolation;
 mod layering;
 mod ministack;
+mod simulation;
 mod splits;
 mod support;
 mod swarm;

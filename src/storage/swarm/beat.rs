@@ -58,6 +58,9 @@ pub struct Beat {
     pub cached: u64,
     /// Attempts it works on.
     pub running: Vec<Running>,
+    /// Attempts it has taken and that wait for their inputs or for a bee.
+    #[serde(default)]
+    pub waiting: Vec<Running>,
     /// Queries it leads.
     pub leading: Vec<QueryId>,
 }
@@ -116,6 +119,7 @@ mod tests {
             requests: 7,
             cached: 0,
             running: vec![Running { query: uuid::Uuid::nil().into(), task: TaskId { stage: 1, task: 2 }, attempt: 0 }],
+            waiting: vec![],
             leading: vec![],
         }
     }

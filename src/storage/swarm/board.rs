@@ -16,6 +16,9 @@ const STRAGGLER_FLOOR: Duration = Duration::from_secs(2);
 /// Added to a node's own promise to look for news: a request each way, and a busy processor.
 const PICKUP_SLACK: Duration = Duration::from_secs(3);
 
+/// Time after which a node that had a task and does not say so any more has lost it: its outcome would have come.
+const DROPPED: Duration = Duration::from_secs(20);
+
 /// What the board has to know of a node.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Candidate {
@@ -75,6 +78,8 @@ struct Attempt {
     given: Duration,
     /// When the node was first seen to work on it.
     started: Option<Duration>,
+    /// When the node was last seen to have it.
+    held: Option<Duration>,
     failure: Option<Failure>,
 }
 
@@ -84,8 +89,16 @@ impl Board {
         self.tasks.entry(task).or_default().attempts.push(Attempt::new(node, now));
     }
 
+    /// A node was seen to have taken an attempt.
+    pub fn held(&mut self, task: TaskId, attempt: u32, now: Duration) {
+        if let Some(attempt) = self.attempt(task, attempt) {
+            attempt.held = Some(now);
+        }
+    }
+
     /// A node was seen to work on an attempt.
     pub fn started(&mut self, task: TaskId, attempt: u32, now: Duration) {
+        self.held(task, attempt, now);
         if let Some(attempt) = self.attempt(task, attempt) {
             attempt.started.get_or_insert(now);
         }
@@ -163,7 +176,7 @@ impl Board {
 
 impl Attempt {
     fn new(node: NodeId, given: Duration) -> Self {
-        Self { node, given, started: None, failure: None }
+        Self { node, given, started: None, held: None, failure: None }
     }
 }
 
@@ -172,21 +185,24 @@ impl Task {
         self.attempts.iter().filter_map(|a| a.failure.as_ref()).collect()
     }
 
-    /// Gives up on attempts of nodes that are dead, or that were to look for news long ago and did not take the task.
+    /// Gives up on attempts of nodes that are dead, that were to look for news long ago and did not take the task, or that
+    /// had it and do not have it any more.
     fn notice_lost(&mut self, now: Duration, nodes: &[Candidate]) {
         for attempt in self.attempts.iter_mut().filter(|a| a.failure.is_none()) {
             let node = nodes.iter().find(|n| n.id == attempt.node);
-            let waited = now.saturating_sub(attempt.given);
+            let since = |at: Duration| now.saturating_sub(at);
             let message = match node {
                 None => "the node left",
                 Some(node) if node.dead => "the node's heartbeat stopped",
-                Some(node) if attempt.started.is_none() && waited > node.look * 2 + PICKUP_SLACK => {
-                    "the node did not take the task"
-                }
-                Some(_) => continue,
+                Some(node) => match attempt.held {
+                    None if since(attempt.given) > node.look * 2 + PICKUP_SLACK => "the node did not take the task",
+                    Some(held) if since(held) > node.look * 2 + DROPPED => "the node does not have the task any more",
+                    _ => continue,
+                },
             };
             let node = attempt.node.clone();
-            attempt.failure = Some(Failure { node, kind: FailureKind::Lost, message: message.into() });
+            attempt.failure =
+                Some(Failure { node, kind: FailureKind::Lost, error: String::new(), message: message.into() });
         }
     }
 

@@ -3,9 +3,10 @@
 //! ```text
 //! _heartbeats/<node>.json                         a node lives while this object changes
 //! _heartbeats/_doorbell                           changes when there is news for others: what an idle node looks at
+//! _heartbeats/_mark                               written by who only looks: beats are old beside it
 //! _queries/<query>/query.json                     the query lives while this object is there
 //! _queries/<query>/<stage>/<task>/<n>.<node>.task attempt n of a task, given to one node
-//! _queries/<query>/<stage>/<task>/<n>.out         its output, unless it is small
+//! _queries/<query>/<stage>/<task>/<n>.<r>.out     its output, unless it is small; r is random, written once
 //! _queries/<query>/<stage>/<task>/<n>.failed      why it failed
 //! _queries/<query>/<stage>/<task>.done            the one attempt that counts: created once, by whoever is first
 //! ```

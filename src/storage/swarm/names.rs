@@ -151,6 +151,11 @@ pub fn doorbell() -> Path {
     Path::from(format!("{HEARTBEATS}/_doorbell"))
 }
 
+/// The object whose age is zero, for those who have no beat to compare others with.
+pub fn mark() -> Path {
+    Path::from(format!("{HEARTBEATS}/_mark"))
+}
+
 /// The node whose beat is at `path`.
 pub fn beat_of(path: &Path) -> Option<NodeId> {
     path.as_ref().strip_prefix(HEARTBEATS)?.strip_prefix('/')?.strip_suffix(".json")?.parse().ok()
@@ -174,8 +179,8 @@ pub enum Entry {
     Manifest,
     /// An attempt, given to a node.
     Task(TaskId, u32, NodeId),
-    /// An attempt's output.
-    Output(TaskId, u32),
+    /// An attempt's output, with a number that only its writer knew: no output is ever written over.
+    Output(TaskId, u32, u64),
     /// An attempt failed.
     Failed(TaskId, u32),
     /// A task is done.
@@ -188,7 +193,7 @@ impl Entry {
         let name = match self {
             Self::Manifest => "query.json".to_string(),
             Self::Task(id, attempt, node) => format!("{id}/{attempt}.{node}.task"),
-            Self::Output(id, attempt) => format!("{id}/{attempt}.out"),
+            Self::Output(id, attempt, salt) => format!("{id}/{attempt}.{salt}.out"),
             Self::Failed(id, attempt) => format!("{id}/{attempt}.failed"),
             Self::Done(id) => format!("{id}.done"),
         };
@@ -209,9 +214,11 @@ impl Entry {
                 let (attempt, kind) = file.split_once('.')?;
                 let (id, attempt) = (id(stage, task)?, attempt.parse().ok()?);
                 match kind {
-                    "out" => Self::Output(id, attempt),
                     "failed" => Self::Failed(id, attempt),
-                    other => Self::Task(id, attempt, other.strip_suffix(".task")?.parse().ok()?),
+                    other => match other.strip_suffix(".out") {
+                        Some(salt) => Self::Output(id, attempt, salt.parse().ok()?),
+                        None => Self::Task(id, attempt, other.strip_suffix(".task")?.parse().ok()?),
+                    },
                 }
             }
             _ => return None,
@@ -231,7 +238,7 @@ mod tests {
         (id, any::<u32>(), "[a-z0-9-]{1,20}", 0..5u8).prop_map(|(id, attempt, node, kind)| match kind {
             0 => Entry::Manifest,
             1 => Entry::Task(id, attempt, node.parse().unwrap()),
-            2 => Entry::Output(id, attempt),
+            2 => Entry::Output(id, attempt, u64::from(attempt) << 20),
             3 => Entry::Failed(id, attempt),
             _ => Entry::Done(id),
         })

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions};
 use arrow::buffer::Buffer;
 use arrow::datatypes::{DataType, SchemaRef};
+use arrow::error::ArrowError;
 use arrow::ipc::reader::StreamDecoder;
 use arrow::ipc::writer::{IpcWriteOptions, StreamWriter};
 use arrow::ipc::{CompressionType, MetadataVersion};
@@ -95,10 +96,10 @@ impl OutputWriter {
                 None
             }
             Some(upload) => {
-                if !last.is_empty() {
-                    upload.put_part(PutPayload::from_bytes(last)).await?;
+                if let Err(error) = complete(upload.as_mut(), last).await {
+                    self.abort().await;
+                    return Err(error);
                 }
-                upload.complete().await?;
                 None
             }
         };
@@ -165,15 +166,15 @@ pub fn read_partition(
 }
 
 fn decoded(bytes: Bytes) -> impl futures::Stream<Item = Result<RecordBatch>> {
-    let state = (StreamDecoder::new(), Buffer::from(bytes));
-    futures::stream::unfold(state, |(mut decoder, mut buffer)| async move {
+    let state = Some((StreamDecoder::new(), Buffer::from(bytes)));
+    futures::stream::unfold(state, |state| async move {
+        let (mut decoder, mut buffer) = state?;
+        let damaged = |error: ArrowError| Error::corrupt(format!("a task's output cannot be read: {error}"));
         match decoder.decode(&mut buffer) {
-            Ok(Some(batch)) => Some((Ok(batch), (decoder, buffer))),
-            Ok(None) => None,
-            Err(error) => {
-                let damaged = Error::corrupt(format!("a task's output cannot be read: {error}"));
-                Some((Err(damaged), (decoder, Buffer::from(Vec::<u8>::new()))))
-            }
+            Ok(Some(batch)) => Some((Ok(batch), Some((decoder, buffer)))),
+            // A piece that ends in the middle of a batch must not look like one that is complete.
+            Ok(None) => decoder.finish().err().map(|error| (Err(damaged(error)), None)),
+            Err(error) => Some((Err(damaged(error)), None)),
         }
     })
 }
@@ -181,6 +182,14 @@ fn decoded(bytes: Bytes) -> impl futures::Stream<Item = Result<RecordBatch>> {
 fn lz4() -> Result<IpcWriteOptions> {
     let options = IpcWriteOptions::try_new(64, false, MetadataVersion::V5)?;
     Ok(options.try_with_compression(Some(CompressionType::LZ4_FRAME))?)
+}
+
+async fn complete(upload: &mut dyn MultipartUpload, last: Bytes) -> Result<()> {
+    if !last.is_empty() {
+        upload.put_part(PutPayload::from_bytes(last)).await?;
+    }
+    upload.complete().await?;
+    Ok(())
 }
 
 /// A batch whose views hold only the bytes they show: a repartitioned batch shares the buffers of the whole input, and
@@ -231,6 +240,7 @@ mod tests {
         let inline = written.inline.is_some();
         let header = DoneHeader {
             attempt: 0,
+            salt: 0,
             node: "a-1".parse().unwrap(),
             inline,
             pieces: written.pieces,
@@ -262,6 +272,18 @@ mod tests {
         assert!(!inline);
         assert_eq!(read.iter().map(Vec::len).sum::<usize>(), 6_000_000);
         assert_eq!(read[1][..2], [100_000, 100_001]);
+    }
+
+    #[tokio::test]
+    async fn a_piece_that_is_cut_short_is_an_error_and_not_an_end() {
+        let mut writer = StreamWriter::try_new(Vec::new(), &batch(0, 1).schema()).unwrap();
+        (0..3).for_each(|i| writer.write(&batch(i * 100, 100)).unwrap());
+        let whole = Bytes::from(writer.into_inner().unwrap());
+        assert_eq!(decoded(whole.clone()).collect::<Vec<_>>().await.into_iter().filter(Result::is_ok).count(), 3);
+        for cut in [whole.len() / 3, whole.len() / 2, whole.len() - 300] {
+            let read: Vec<_> = decoded(whole.slice(..cut)).collect().await;
+            assert!(read.last().is_some_and(Result::is_err), "cut at {cut} of {}", whole.len());
+        }
     }
 
     #[test]

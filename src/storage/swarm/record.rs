@@ -15,6 +15,8 @@ use crate::{Error, ErrorKind, Result};
 
 /// Largest task that is read: a plan that names 100,000 cells is about half of it.
 pub const MAX_TASK: u64 = 64 << 20;
+/// Most partitions of a task's output: fifty nodes of a hundred bees exchange half as many.
+const MAX_PARTITIONS: u32 = 10_000;
 /// Largest completion that is read: its inline rows and the ranges of 10,000 partitions.
 pub const MAX_DONE: u64 = 8 << 20;
 /// Largest failure that is read.
@@ -92,6 +94,9 @@ impl TaskRecord {
     /// `Corrupt` for what is no task.
     pub fn parse(bytes: &Bytes) -> Result<Self> {
         let (header, body): (TaskHeader, Bytes) = unframed(bytes, "a task")?;
+        if !(1..=MAX_PARTITIONS).contains(&header.partitions) || header.task.task >= header.task_count {
+            return Err(Error::corrupt("a task has no or too many partitions, or is beyond its stage"));
+        }
         let plan_bytes = usize::try_from(header.plan_bytes).ok().filter(|n| *n <= body.len());
         let plan_bytes = plan_bytes.ok_or_else(|| Error::corrupt("a task is shorter than it says"))?;
         Ok(Self { header, plan: body.slice(..plan_bytes), partitioning: body.slice(plan_bytes..) })
@@ -103,6 +108,8 @@ impl TaskRecord {
 pub struct DoneHeader {
     /// Which attempt.
     pub attempt: u32,
+    /// The random part of its output's name.
+    pub salt: u64,
     /// Who did it.
     pub node: NodeId,
     /// Whether the output follows here, or is an object of its own.
@@ -172,6 +179,9 @@ pub struct Failure {
     pub node: NodeId,
     /// What the leader can do about it.
     pub kind: FailureKind,
+    /// What the caller can do about it: an [`ErrorKind`] in words.
+    #[serde(default)]
+    pub error: String,
     /// The error's sentence.
     pub message: String,
 }
@@ -201,16 +211,18 @@ impl Failure {
             }
             _ => FailureKind::Final,
         };
-        Self { node: node.clone(), kind, message: error.message().chars().take(4000).collect() }
+        let message = error.message().chars().take(4000).collect();
+        Self { node: node.clone(), kind, error: error.kind().as_str().into(), message }
     }
 
     /// The error that it is for the caller, who hears of all tries in `history`.
     pub fn to_error(&self, history: &str) -> Error {
-        let kind = match self.kind {
+        let fallback = match self.kind {
             FailureKind::Memory => ErrorKind::MemoryExceeded,
             FailureKind::Final => ErrorKind::InvalidInput,
             FailureKind::Passing | FailureKind::Lost => ErrorKind::Storage,
         };
+        let kind = ErrorKind::ALL.into_iter().find(|kind| kind.as_str() == self.error).unwrap_or(fallback);
         Error::new(kind, format!("{}; {history}", self.message))
     }
 }
@@ -277,6 +289,7 @@ mod tests {
     fn done() -> DoneRecord {
         let header = DoneHeader {
             attempt: 1,
+            salt: 7,
             node: "a-1".parse().unwrap(),
             inline: true,
             pieces: vec![vec![0..2], vec![2..4]],

@@ -1,6 +1,6 @@
 //! Which nodes live. A node is alive while its beat is seen to change, by the observer's own monotonic clock.
 //!
-//! No clock of another machine is read. A node that is seen for the first time has changed for nobody yet; the ages that
+//! Silence is measured between looks: a node is not late because nobody looked. No clock of another machine is read. A node that is seen for the first time has changed for nobody yet; the ages that
 //! the store gives its objects, by the store's one clock, tell a fresh beat from one that was left behind. An error there
 //! costs nothing but time: a task given to a dead node is given to another.
 
@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::beat::Beat;
-use super::names::NodeId;
+use super::names::{NodeId, QueryId};
 
 /// Intervals without a change after which a node is suspected: it gets no new tasks.
 const SUSPECT_AFTER: u32 = 2;
@@ -16,6 +16,9 @@ const SUSPECT_AFTER: u32 = 2;
 const DEAD_AFTER: u32 = 4;
 /// Added to both: the delay of a request, and of a process that is scheduled late.
 const SLACK: Duration = Duration::from_secs(1);
+
+/// Taken for the interval of a beat that could not be read: the longest that a living node has.
+const UNREAD: Duration = Duration::from_secs(30);
 
 /// How a node looks from here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -68,11 +71,14 @@ pub struct Seen {
 #[derive(Debug, Clone, Default)]
 pub struct SwarmView {
     nodes: BTreeMap<NodeId, Seen>,
+    /// When the beats were last listed.
+    looked: Duration,
 }
 
 impl SwarmView {
     /// Takes in a listing made at `now`; returns the nodes whose beats are to be read.
     pub fn observe(&mut self, now: Duration, listing: Vec<Sighting>) -> Vec<NodeId> {
+        self.looked = now;
         self.nodes.retain(|node, _| listing.iter().any(|s| s.node == *node));
         let mut news = Vec::new();
         for Sighting { node, tag, age } in listing {
@@ -105,19 +111,24 @@ impl SwarmView {
         }
     }
 
-    /// Every node with its last beat and how it looks at `now`.
-    pub fn nodes(&self, now: Duration) -> impl Iterator<Item = (&NodeId, &Seen, Life)> {
-        self.nodes.iter().map(move |(id, seen)| (id, seen, seen.life(now)))
+    /// Every node with its last beat and how it looked at the last look.
+    pub fn nodes(&self) -> impl Iterator<Item = (&NodeId, &Seen, Life)> {
+        self.nodes.iter().map(|(id, seen)| (id, seen, seen.life(self.looked)))
     }
 
-    /// How `node` looks at `now`; a beat that is gone is a node that left.
-    pub fn life(&self, node: &NodeId, now: Duration) -> Life {
-        self.nodes.get(node).map_or(Life::Dead, |seen| seen.life(now))
+    /// How `node` looked at the last look; a beat that is gone is a node that left.
+    pub fn life(&self, node: &NodeId) -> Life {
+        self.nodes.get(node).map_or(Life::Dead, |seen| seen.life(self.looked))
+    }
+
+    /// Whether `node` may lead `query`: its last beat does not say otherwise.
+    pub fn may_lead(&self, node: &NodeId, query: QueryId) -> bool {
+        self.beat(node).is_none_or(|beat| beat.leading.contains(&query))
     }
 
     /// How long this observer has watched `node` not change.
-    pub fn watched(&self, node: &NodeId, now: Duration) -> Duration {
-        self.nodes.get(node).map_or(Duration::ZERO, |seen| now.saturating_sub(seen.watched_from))
+    pub fn watched(&self, node: &NodeId) -> Duration {
+        self.nodes.get(node).map_or(Duration::ZERO, |seen| self.looked.saturating_sub(seen.watched_from))
     }
 
     /// The last beat of `node`.
@@ -136,7 +147,7 @@ impl Seen {
         if self.beat.as_ref().is_some_and(|beat| beat.dozes) {
             return Life::Dozing;
         }
-        let interval = self.beat.as_ref().map_or(Duration::ZERO, Beat::interval);
+        let interval = self.beat.as_ref().map_or(UNREAD, Beat::interval);
         match self.silent(now) {
             silent if silent > interval * DEAD_AFTER + SLACK => Life::Dead,
             silent if silent > interval * SUSPECT_AFTER + SLACK => Life::Suspect,
@@ -175,12 +186,22 @@ mod tests {
         assert_eq!(view.observe(START, vec![sighting("a", "1", 0)]), [id("a")]);
         view.learned(beat("a", 2));
         let later = |s| START + Duration::from_secs(s);
-        assert_eq!(view.life(&id("a"), later(4)), Life::Alive);
-        assert_eq!(view.life(&id("a"), later(6)), Life::Suspect);
-        assert_eq!(view.life(&id("a"), later(10)), Life::Dead);
-        assert_eq!(view.observe(later(10), vec![sighting("a", "2", 0)]), [id("a")]);
-        assert_eq!(view.life(&id("a"), later(10)), Life::Alive);
-        assert!(view.observe(later(11), vec![sighting("a", "2", 0)]).is_empty());
+        for (seconds, life) in [(4, Life::Alive), (6, Life::Suspect), (10, Life::Dead)] {
+            assert!(view.observe(later(seconds), vec![sighting("a", "1", 0)]).is_empty());
+            assert_eq!(view.life(&id("a")), life, "{seconds} seconds");
+        }
+        assert_eq!(view.observe(later(11), vec![sighting("a", "2", 0)]), [id("a")]);
+        assert_eq!(view.life(&id("a")), Life::Alive);
+        assert_eq!(view.watched(&id("a")), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_node_that_nobody_looked_at_is_not_late() {
+        let mut view = SwarmView::default();
+        view.observe(START, vec![sighting("a", "1", 0)]);
+        view.learned(beat("a", 1));
+        view.observe(START + Duration::from_secs(100), vec![sighting("a", "2", 0)]);
+        assert_eq!(view.life(&id("a")), Life::Alive);
     }
 
     #[test]
@@ -189,8 +210,8 @@ mod tests {
         view.observe(START, vec![sighting("old", "1", 500), sighting("new", "1", 0)]);
         view.learned(beat("old", 10));
         view.learned(beat("new", 10));
-        assert_eq!(view.life(&id("old"), START), Life::Dead);
-        assert_eq!(view.life(&id("new"), START), Life::Alive);
+        assert_eq!(view.life(&id("old")), Life::Dead);
+        assert_eq!(view.life(&id("new")), Life::Alive);
     }
 
     #[test]
@@ -198,7 +219,8 @@ mod tests {
         let mut view = SwarmView::default();
         view.observe(START, vec![sighting("a", "1", 0)]);
         view.learned(Beat { dozes: true, ..beat("a", 60) });
-        assert_eq!(view.life(&id("a"), START + Duration::from_secs(10_000)), Life::Dozing);
+        view.observe(START + Duration::from_secs(10_000), vec![sighting("a", "1", 0)]);
+        assert_eq!(view.life(&id("a")), Life::Dozing);
     }
 
     #[test]
@@ -206,7 +228,7 @@ mod tests {
         let mut view = SwarmView::default();
         view.observe(START, vec![sighting("a", "1", 0)]);
         view.observe(START, vec![]);
-        assert_eq!(view.life(&id("a"), START), Life::Dead);
-        assert_eq!(view.nodes(START).count(), 0);
+        assert_eq!(view.life(&id("a")), Life::Dead);
+        assert_eq!(view.nodes().count(), 0);
     }
 }

@@ -15,7 +15,7 @@ fn task(stage: u32, task: u32) -> TaskId {
 }
 
 fn failure(node: &str, kind: FailureKind) -> Failure {
-    Failure { node: id(node), kind, message: "no".into() }
+    Failure { node: id(node), kind, error: String::new(), message: "no".into() }
 }
 
 fn decide(board: &mut Board, seconds: u32, nodes: &[Candidate]) -> Vec<Action> {
@@ -36,9 +36,9 @@ fn a_dead_nodes_task_goes_to_another() {
     board.add(task(1, 0), id("a"), SECOND);
     board.started(task(1, 0), 0, SECOND * 2);
     let (mut a, b) = (node("a", 1), node("b", 1));
-    assert_eq!(decide(&mut board, 60, &[a.clone(), b.clone()]), []);
+    assert_eq!(decide(&mut board, 20, &[a.clone(), b.clone()]), []);
     a.dead = true;
-    assert_eq!(assigned(&decide(&mut board, 61, &[a, b])), [(task(1, 0), 1, "b".into())]);
+    assert_eq!(assigned(&decide(&mut board, 21, &[a, b])), [(task(1, 0), 1, "b".into())]);
 }
 
 #[test]
@@ -49,6 +49,19 @@ fn a_task_that_nobody_takes_is_given_away_after_the_nodes_own_promise() {
     assert_eq!(decide(&mut board, 6, &nodes), []);
     assert_eq!(assigned(&decide(&mut board, 7, &nodes)), [(task(1, 0), 1, "b".into())]);
     assert_eq!(decide(&mut board, 8, &nodes), [], "one attempt at a time");
+}
+
+#[test]
+fn a_task_that_waits_on_its_node_stays_there_and_one_that_is_dropped_does_not() {
+    let mut board = Board::default();
+    board.add(task(2, 0), id("a"), SECOND);
+    let nodes = [node("a", 1), node("b", 1)];
+    for second in 2..100 {
+        board.held(task(2, 0), 0, SECOND * second);
+        assert_eq!(decide(&mut board, second, &nodes), []);
+    }
+    assert_eq!(decide(&mut board, 115, &nodes), []);
+    assert_eq!(assigned(&decide(&mut board, 130, &nodes)), [(task(2, 0), 1, "b".into())]);
 }
 
 #[test]
@@ -95,7 +108,7 @@ fn a_straggler_gets_one_rival_and_a_task_without_input_none() {
     assert_eq!(decide(&mut board, 7, &nodes), []);
     assert_eq!(board.decide(SECOND * 8, &nodes, |_| false), []);
     assert_eq!(assigned(&decide(&mut board, 8, &nodes)), [(task(1, 2), 1, "a".into())]);
-    assert_eq!(decide(&mut board, 20, &nodes), []);
+    assert_eq!(decide(&mut board, 10, &nodes), []);
     board.done(task(1, 2), 1, SECOND * 21);
     assert!(board.is_done());
     assert_eq!(board.extra_attempts(), (0, 1));
