@@ -341,7 +341,8 @@ impl Sim {
                 self.note(("clears away", index));
                 return self.clear_away();
             }
-            self.sweep(index, !entries.is_empty() && !(alive && leads));
+            let led = alive && leads;
+            self.sweep(index, !led && !entries.is_empty());
         }
         if !alive {
             // Its record is gone: so is the query, for this node.
