@@ -798,7 +798,8 @@ class Bench:
         """What a run cost, by EXPLAIN ANALYZE."""
         seconds, rows = self._explain(f"EXPLAIN ANALYZE {sql}", distribute, share)
         swarm = numbers_in(rows["swarm"])
-        return Facts(seconds, numbers_in(rows["bees"])[1], swarm[0], swarm[1], swarm[2], numbers_in(rows["storage"])[0])
+        extra = swarm[2] + swarm[3]
+        return Facts(seconds, numbers_in(rows["bees"])[1], swarm[0], swarm[1], extra, numbers_in(rows["storage"])[0])
 
     def seen(self) -> list[dict[str, Any]]:
         """The nodes that the meadow shows."""
