@@ -173,7 +173,7 @@ impl PyColony {
         let frame = self.frame_named(frame).or_raise(py)?;
         let mode = if overwrite { WriteMode::Overwrite } else { WriteMode::Append };
         let stop = CancellationToken::new();
-        let data = input::stream_of(input::reader_of(data)?, stop.clone());
+        let data = input::stream_of(input::reader_of(data)?, stop.clone(), Arc::clone(self.link.readers()));
         // However this call ends, nothing it started may go on to commit.
         let _stop = stop.drop_guard();
         let written = self.run(py, |colony| async move { colony.write(&frame, data, mode).await })?;

@@ -7,7 +7,9 @@
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
+use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use arrow::record_batch::RecordBatchReader;
@@ -29,20 +31,52 @@ const AHEAD: usize = 2;
 /// A reader of Python data.
 pub(super) type Reader = Box<dyn RecordBatchReader + Send>;
 
+/// The threads that pull readers. One that is still inside Python while the interpreter ends takes the process with it,
+/// so who closes an Apiary waits for them: they end soon after their write has.
+#[derive(Debug, Default)]
+pub(super) struct Readers {
+    running: Mutex<usize>,
+    ended: Condvar,
+}
+
+impl Readers {
+    /// Waits until none runs, at most for `limit`: a reader may be inside Python code that never returns.
+    pub(super) fn wait(&self, limit: Duration) {
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        // Whether it was in time or not, there is nothing more to do.
+        drop(self.ended.wait_timeout_while(running, limit, |running| *running > 0));
+    }
+
+    fn begin(self: &Arc<Self>) -> Reading {
+        *self.running.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        Reading(Arc::clone(self))
+    }
+}
+
+/// A thread that pulls a reader, counted while it lives.
+struct Reading(Arc<Readers>);
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        *self.0.running.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+        self.0.ended.notify_all();
+    }
+}
+
 /// Takes the Arrow stream of `data`.
 pub(super) fn reader_of(data: &Bound<'_, PyAny>) -> PyResult<Reader> {
     call_out(|| data.extract::<AnyRecordBatch>())?.into_reader()
 }
 
 /// The batches of `reader`, until its end, its first error, or `stop`; the latter two are errors of the stream.
-pub(super) fn stream_of(reader: Reader, stop: CancellationToken) -> SendableRecordBatchStream {
+pub(super) fn stream_of(reader: Reader, stop: CancellationToken, readers: Arc<Readers>) -> SendableRecordBatchStream {
     let schema = reader.schema();
-    let batches = stream::unfold(Pull::Unstarted(reader), move |pull| pull.step(stop.clone()));
+    let batches = stream::unfold(Pull::Unstarted(reader, readers), move |pull| pull.step(stop.clone()));
     Box::pin(RecordBatchStreamAdapter::new(schema, batches))
 }
 
 enum Pull {
-    Unstarted(Reader),
+    Unstarted(Reader, Arc<Readers>),
     Running(Receiver<Message>),
     Done,
 }
@@ -56,7 +90,7 @@ enum Message {
 impl Pull {
     async fn step(self, stop: CancellationToken) -> Option<(Result<RecordBatch, DataFusionError>, Self)> {
         let mut inbox = match self {
-            Self::Unstarted(reader) => match start(reader) {
+            Self::Unstarted(reader, readers) => match start(reader, &readers) {
                 Ok(inbox) => inbox,
                 Err(error) => return Some(failed(error)),
             },
@@ -81,11 +115,15 @@ fn failed(error: Error) -> (Result<RecordBatch, DataFusionError>, Pull) {
     (Err(DataFusionError::External(Box::new(error))), Pull::Done)
 }
 
-fn start(reader: Reader) -> Result<Receiver<Message>> {
+fn start(reader: Reader, readers: &Arc<Readers>) -> Result<Receiver<Message>> {
     let (sender, inbox) = mpsc::channel(AHEAD);
+    let reading = readers.begin();
     thread::Builder::new()
         .name("apiary-reader".into())
-        .spawn(move || read(reader, &sender))
+        .spawn(move || {
+            let _reading = reading;
+            read(reader, &sender);
+        })
         .map_err(|error| Error::internal(format!("cannot start a thread: {error}")))?;
     Ok(inbox)
 }

@@ -7,9 +7,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::mpsc::{self, SendError};
 use std::thread;
+use std::time::Duration;
 
 use pyo3::prelude::*;
 
+use super::input::Readers;
 use super::wait::{Ended, receive};
 use crate::{Colony, Error, Result, Session, Settings};
 
@@ -19,7 +21,11 @@ pub(super) struct Link {
     parts: Option<(Colony, Session)>,
     process: u32,
     closed: AtomicBool,
+    readers: Arc<Readers>,
 }
+
+/// Longest wait for readers of Python data when an Apiary is closed.
+const READERS_END: Duration = Duration::from_secs(1);
 
 /// The process in which a colony was first started; 0 before that.
 static FIRST_PROCESS: AtomicU32 = AtomicU32::new(0);
@@ -47,7 +53,12 @@ impl Link {
         let colony = start_on_thread(py, settings)?;
         let session = colony.session();
         let parts = Some((colony, session));
-        Ok(Arc::new(Self { parts, process: std::process::id(), closed: AtomicBool::new(false) }))
+        Ok(Arc::new(Self {
+            parts,
+            process: std::process::id(),
+            closed: AtomicBool::new(false),
+            readers: Arc::default(),
+        }))
     }
 
     /// The colony and its session.
@@ -69,6 +80,11 @@ impl Link {
         self.parts().map(|(colony, _)| colony)
     }
 
+    /// The threads that pull this Apiary's readers of Python data.
+    pub(super) fn readers(&self) -> &Arc<Readers> {
+        &self.readers
+    }
+
     /// Whether this process is not the one that started the colony.
     pub(super) fn is_forked(&self) -> bool {
         std::process::id() != self.process
@@ -80,7 +96,9 @@ impl Link {
         if self.is_forked() || self.closed.swap(true, Ordering::AcqRel) {
             return Ok(());
         }
-        self.parts.as_ref().map_or(Ok(()), |(colony, _)| colony.shutdown())
+        let stopped = self.parts.as_ref().map_or(Ok(()), |(colony, _)| colony.shutdown());
+        self.readers.wait(READERS_END);
+        stopped
     }
 }
 
