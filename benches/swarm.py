@@ -67,12 +67,14 @@ SELECT count(*) AS groups, sum(quantity) AS quantity FROM
 # A piece of an output larger than this is an object of its own; see src/storage/swarm/output.rs.
 INLINE_BYTES = 128 << 10
 HALF_A_CORE = 0.5
-# Seconds between two requests of one node with idle company, of src/actors/heartbeat.rs: REMOTE and LOCAL.
+# Seconds between two requests of one node with idle company, of src/actors/pace.rs: REMOTE and LOCAL.
 REMOTE = {"beat": 30.0, "look": 5.0, "list": 120.0, "sweep": 600.0}
 LOCAL = {"beat": 2.0, "look": 0.25, "list": 5.0, "sweep": 10.0}
 PRICE_PUT_OR_LIST = 0.005 / 1000
 PRICE_GET = 0.0004 / 1000
 STARTS_WITHIN = 60.0
+# Seconds after which a node that has just started is as quiet as it gets with idle company: STAYS_QUICK and a beat.
+SETTLED = 60.0
 # Nodes log which queries they clear away: while no leader dies, there is none to clear away.
 NODE_LOG = "warn,delta_kernel=off,apiary=info"
 
@@ -314,8 +316,8 @@ def idle(bench: Bench) -> list[str]:
     nodes, seconds = bench.args.nodes, bench.args.seconds
     bench.print_conditions(nodes=nodes, seconds=f"{seconds:g}")
     with bench.swarm(nodes):
-        # Those that came first have met the last one by now.
-        time.sleep(5)
+        # Nodes that have just started look often, to find each other.
+        time.sleep(SETTLED)
         rates = request_rates(bench, seconds)
     pace = REMOTE if bench.args.s3 else LOCAL
     # Each listing is followed by a read of every beat that changed meanwhile, its own among them.

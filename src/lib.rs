@@ -27,6 +27,7 @@ mod error;
 mod py;
 pub mod sql;
 pub mod storage;
+mod sync;
 
 pub use actors::{Colony, ColonyStatus, Query, QueryStats, QueryStream, Session, Settings};
 pub use error::{Error, ErrorKind, Result};

@@ -5,11 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use actix::{Handler, Message, ResponseFuture};
-use bytes::Bytes;
-use datafusion::common::DataFusionError;
-use datafusion_distributed::{
-    ExecuteTaskRequest, MaybeEncoded, ProducerHead, SetPlanRequest, TaskKey, Worker, WorkerToCoordinatorMsg,
-};
+use datafusion_distributed::{ExecuteTaskRequest, MaybeEncoded, ProducerHead, SetPlanRequest, TaskKey, Worker};
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt};
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -17,12 +13,13 @@ use object_store::{ObjectStoreExt, PutPayload};
 use tokio_util::sync::CancellationToken;
 
 use super::bee::{Bee, BeeCore, caught, nobodys_url};
+use super::channel::spilled_in;
 use super::colony::Core;
 use super::exchange::Exchange;
 use super::query::QueryRecord;
 use crate::storage::backend::create;
 use crate::storage::swarm::beat::Running;
-use crate::storage::swarm::names::Entry;
+use crate::storage::swarm::names::{Entry, TaskId};
 use crate::storage::swarm::output::{OutputWriter, Written};
 use crate::storage::swarm::record::{Cost, DoneHeader, DoneRecord, Failure, Head, TaskHeader, TaskRecord};
 use crate::{Error, Result};
@@ -104,9 +101,8 @@ impl Attempt {
     async fn tell_failed(&self, error: &Error) -> Result<()> {
         tracing::debug!(%error, task = %self.task.header.task, "an attempt failed");
         let failure = Failure::of(&self.exchange.me, error);
-        let bytes = serde_json::to_vec(&failure).map_err(|e| Error::internal(e.to_string()))?;
         let path = Entry::Failed(self.task.header.task, self.number).path(self.query.id);
-        self.exchange.store.put(&path, PutPayload::from(bytes)).await?;
+        self.exchange.store.put(&path, PutPayload::from_bytes(failure.to_bytes()?)).await?;
         Ok(())
     }
 }
@@ -222,6 +218,11 @@ impl RunAttempt {
     }
 }
 
+/// The task that the engine means by `key`.
+pub(super) fn task_of(key: &TaskKey) -> TaskId {
+    TaskId { stage: key.stage_id as u32, task: key.task_number as u32 }
+}
+
 fn key(header: &TaskHeader) -> TaskKey {
     TaskKey {
         query_id: header.plan_query.uuid(),
@@ -234,28 +235,16 @@ fn head(task: &TaskRecord) -> ProducerHead {
     match task.header.head {
         Head::Plain => ProducerHead::None,
         Head::Broadcast => ProducerHead::BroadcastExec { output_partitions: task.header.partitions as usize },
-        Head::Hash => {
-            let bytes = Bytes::clone(&task.partitioning).to_vec();
-            ProducerHead::RepartitionExec { partitioning: MaybeEncoded::Encoded(bytes) }
-        }
+        Head::Hash => ProducerHead::RepartitionExec { partitioning: MaybeEncoded::Encoded(task.partitioning.to_vec()) },
     }
 }
 
 fn headers(header: &TaskHeader) -> Result<HeaderMap> {
-    let damaged = |_| Error::corrupt("a task has a header that is none");
+    let damaged = || Error::corrupt("a task has a header that is none");
     let mut headers = HeaderMap::new();
     for (name, value) in &header.headers {
-        let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| damaged(()))?;
-        headers.insert(name, HeaderValue::from_str(value).map_err(|_| damaged(()))?);
+        let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| damaged())?;
+        headers.insert(name, HeaderValue::from_str(value).map_err(|_| damaged())?);
     }
     Ok(headers)
-}
-
-fn spilled_in(message: &Result<WorkerToCoordinatorMsg, DataFusionError>) -> u64 {
-    match message {
-        Ok(WorkerToCoordinatorMsg::TaskMetrics(metrics)) => {
-            metrics.pre_order_plan_metrics.iter().filter_map(|m| m.spilled_bytes()).sum::<usize>() as u64
-        }
-        _ => 0,
-    }
 }

@@ -1,7 +1,7 @@
 //! How the tasks of a distributed plan reach bees of the same colony, and how their batches come back.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use actix::Addr;
 use arrow::array::RecordBatch;
@@ -19,10 +19,12 @@ use futures::{StreamExt, TryStreamExt};
 use http::HeaderMap;
 use url::Url;
 
+use super::attempt::task_of;
 use super::bee::{Bee, BeeCore, DeliverTask, RunTask, TaskBatches};
-use super::query::{Queries, QueryRecord, query_of};
+use super::query::{Queries, query_of};
 use crate::sql::distribution::{bee_of, node_of};
-use crate::storage::swarm::names::{NodeId, TaskId};
+use crate::storage::swarm::names::NodeId;
+use crate::sync::lock;
 use crate::{Error, Result};
 
 /// One bee's place in the colony: its actor may be replaced, its core stays.
@@ -42,7 +44,7 @@ impl BeeSlot {
     /// # Errors
     /// `Closed` when it is not started, stopped, or just being replaced.
     pub(crate) fn addr(&self) -> Result<Addr<Bee>> {
-        let addr = self.addr.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let addr = lock(&self.addr).clone();
         addr.filter(Addr::connected).ok_or_else(|| Error::closed(format!("bee {} is not running", self.core.index)))
     }
 
@@ -51,12 +53,12 @@ impl BeeSlot {
     }
 
     pub(crate) fn install(&self, addr: Addr<Bee>) {
-        *self.addr.lock().unwrap_or_else(PoisonError::into_inner) = Some(addr);
+        *lock(&self.addr) = Some(addr);
         self.generation.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(crate) fn remove(&self) {
-        *self.addr.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *lock(&self.addr) = None;
     }
 
     /// How often an actor has been started here.
@@ -116,7 +118,11 @@ impl WorkerChannel for BeeChannel {
         let feed = feed.take_until(query.token.clone().cancelled_owned()).boxed();
         let delivered = self.slot.addr()?.send(DeliverTask { headers, request, feed }).await;
         let messages = delivered.map_err(|_| lost(&self.slot))??;
-        Ok(messages.inspect(move |message| count_spills(&query, message)).boxed())
+        Ok(messages
+            .inspect(move |m| {
+                query.spilled.fetch_add(spilled_in(m), Ordering::Relaxed);
+            })
+            .boxed())
     }
 
     async fn execute_task(
@@ -174,7 +180,7 @@ impl WorkerChannel for MeadowChannel {
         _context: &Arc<TaskContext>,
     ) -> Result<Vec<BoxStream<'static, Result<RecordBatch, DataFusionError>>>, DataFusionError> {
         let exchange = Arc::clone(query_of(&self.queries, &headers)?.exchange()?);
-        let task = TaskId { stage: request.task_key.stage_id as u32, task: request.task_key.task_number as u32 };
+        let task = task_of(&request.task_key);
         let partitions = request.target_partition_start..request.target_partition_end;
         Ok(partitions.map(|p| exchange.read(task, p).map_err(DataFusionError::from).boxed()).collect())
     }
@@ -196,11 +202,13 @@ fn no_metrics(request: &SetPlanRequest) -> TaskMetrics {
     TaskMetrics { pre_order_plan_metrics: vec![MetricsSet::new(); count], task_metrics: MetricsSet::new() }
 }
 
-/// A task's metrics tell what its operators spilled.
-fn count_spills(query: &QueryRecord, message: &Result<WorkerToCoordinatorMsg, DataFusionError>) {
-    if let Ok(WorkerToCoordinatorMsg::TaskMetrics(metrics)) = message {
-        let spilled = metrics.pre_order_plan_metrics.iter().filter_map(|m| m.spilled_bytes());
-        query.spilled.fetch_add(spilled.sum::<usize>() as u64, Ordering::Relaxed);
+/// What a task's operators spilled, in bytes, if this is the message that tells it.
+pub(super) fn spilled_in(message: &Result<WorkerToCoordinatorMsg, DataFusionError>) -> u64 {
+    match message {
+        Ok(WorkerToCoordinatorMsg::TaskMetrics(metrics)) => {
+            metrics.pre_order_plan_metrics.iter().filter_map(|m| m.spilled_bytes()).sum::<usize>() as u64
+        }
+        _ => 0,
     }
 }
 

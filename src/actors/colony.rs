@@ -1,7 +1,7 @@
 //! The handle of a colony: start it, ask it, write through it, stop it.
 
 use std::future::Future;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -36,6 +36,7 @@ use crate::sql::{Planner, Split};
 use crate::storage::cached::{CacheStats, CellCache};
 use crate::storage::cells::CellFile;
 use crate::storage::{AsOf, BoxName, FrameInfo, FrameRef, HistoryEntry, HiveName, Meadow, WriteMode, WriteResult};
+use crate::sync::lock;
 use crate::{Error, Result};
 
 /// Threads of the runtime that talks to storage: requests wait, they do not compute.
@@ -638,8 +639,4 @@ fn start_actors(core: &Arc<Core>, system: Option<actix_rt::System>) -> Colony {
     HeartbeatActor::new(core).start();
     let life = Life { supervisor, core: Arc::downgrade(core), thread: Mutex::new(None), system };
     Colony { core: Arc::clone(core), life: Arc::new(life) }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

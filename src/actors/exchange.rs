@@ -4,7 +4,7 @@
 //! consumers wait on it and read ranges of their producers' objects.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use arrow::array::RecordBatch;
 use futures::future::BoxFuture;
@@ -17,6 +17,7 @@ use crate::storage::metered::{Meter, Metered};
 use crate::storage::swarm::names::{self, Entry, NodeId, QueryId, TaskId};
 use crate::storage::swarm::output::read_partition;
 use crate::storage::swarm::record::{DoneRecord, MAX_DONE, get_bounded};
+use crate::sync::lock;
 use crate::{Error, ErrorKind, Result};
 
 /// Completions that are read at the same time.
@@ -48,8 +49,6 @@ pub(crate) struct Listing {
     pub(crate) given: Vec<(TaskId, u32)>,
     /// Attempts that failed.
     pub(crate) failed: Vec<(TaskId, u32)>,
-    /// Tasks that were found to be done, with the attempt that counts.
-    pub(crate) done: Vec<(TaskId, u32)>,
     /// Every task that is done, read or not.
     pub(crate) finished: HashSet<TaskId>,
 }
@@ -85,14 +84,11 @@ impl Exchange {
     /// What the store says.
     pub(crate) fn poll<'a>(&'a self, wanted: &'a (dyn Fn(TaskId) -> bool + Sync)) -> BoxFuture<'a, Result<Listing>> {
         async move {
-            let (mut listing, fresh) = self.list(wanted).await?;
+            let (listing, fresh) = self.list(wanted).await?;
             let reads = fresh.into_iter().map(|task| self.read_done(task));
             for read in futures::stream::iter(reads).buffer_unordered(READS).collect::<Vec<_>>().await {
                 match read {
-                    Ok(Some((task, record))) => {
-                        listing.done.push((task, record.header.attempt));
-                        self.learned(task, record);
-                    }
+                    Ok(Some((task, record))) => self.learned(task, record),
                     Ok(None) => {}
                     // It will not get better, and nobody may write another.
                     Err(error) if error.kind() == ErrorKind::Corrupt => self.abandon(error),
@@ -229,6 +225,6 @@ impl Exchange {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }

@@ -1,7 +1,7 @@
 //! Queries that other nodes lead: finding those that have work for this node, and following each to its end.
 
 use std::collections::{BTreeSet, HashSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -17,6 +17,7 @@ use crate::storage::StorageBackend;
 use crate::storage::swarm::beat::PROTOCOL;
 use crate::storage::swarm::names::{self, Entry, QueryId, TaskId};
 use crate::storage::swarm::record::{MAX_FAILURE, MAX_TASK, Manifest, TaskRecord, get_bounded};
+use crate::sync::lock;
 use crate::{Error, ErrorKind, Result};
 
 /// Looks without work for this node after which it stops looking; the doorbell brings it back.
@@ -33,11 +34,11 @@ pub(crate) struct Following(Mutex<HashSet<QueryId>>);
 impl Following {
     /// Starts to follow; `false` when somebody does already.
     fn begin(&self, query: QueryId) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(query)
+        lock(&self.0).insert(query)
     }
 
     fn end(&self, query: QueryId) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&query);
+        lock(&self.0).remove(&query);
     }
 }
 
@@ -97,10 +98,7 @@ async fn open_queries(core: &Core) -> Result<Vec<QueryId>> {
 async fn manifest(core: &Core, query: QueryId) -> Result<Option<Manifest>> {
     let store = core.meadow.backend().store();
     let bytes = get_bounded(store.as_ref(), &Entry::Manifest.path(query), MAX_FAILURE).await?;
-    let parse = |bytes: bytes::Bytes| {
-        serde_json::from_slice(&bytes).map_err(|e| Error::corrupt(format!("the record of query {query}: {e}")))
-    };
-    bytes.map(parse).transpose()
+    bytes.map(|bytes| Manifest::parse(query, &bytes)).transpose()
 }
 
 fn follow_to_the_end(core: Arc<Core>, query: QueryId) -> BoxFuture<'static, ()> {

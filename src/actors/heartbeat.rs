@@ -5,7 +5,7 @@
 //! makes it quick.
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use actix::{Actor, AsyncContext, Context, WrapFuture};
@@ -19,25 +19,23 @@ use tokio::sync::Notify;
 
 use super::colony::Core;
 use super::foreign;
+use super::pace::{LOCAL, Mood, NEVER, Pace, REMOTE, STAYS_QUICK};
 use super::settings::Settings;
 use crate::Result;
 use crate::sql::distribution::engine;
+use crate::storage::Meadow;
 use crate::storage::cached::{CacheStats, CellCache};
 use crate::storage::swarm::beat::{Beat, MAX_BEAT, PROTOCOL, Running};
 use crate::storage::swarm::board::Candidate;
 use crate::storage::swarm::names::{self, NodeId, QueryId};
 use crate::storage::swarm::record::get_bounded;
-use crate::storage::swarm::view::{Life, Sighting, SwarmView};
-use crate::storage::{Meadow, StorageBackend};
+use crate::storage::swarm::view::{Life, Seen, Sighting, SwarmView};
+use crate::sync::lock;
 
-/// Time after its last work in which a node stays quick: the next question often comes soon.
-const STAYS_QUICK: Duration = Duration::from_secs(20);
 /// Time that a beat must have been watched without a change before anybody removes it.
 const SWEEP_AFTER: Duration = Duration::from_secs(180);
 /// What this node's clock shows when it starts: beats that are older than the node still have an age.
 const EPOCH: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
-/// Longer than anything waits.
-const NEVER: Duration = Duration::from_secs(3600);
 /// Least time between two rings for nodes that doze.
 const RING_GAP: Duration = Duration::from_secs(20);
 /// Bees of one node that are believed.
@@ -46,49 +44,6 @@ const MAX_BEES: usize = 1024;
 const READS: usize = 16;
 /// Least time between two beats, however much changes.
 const BEAT_GAP: Duration = Duration::from_millis(100);
-
-/// How often a node asks; requests to a local folder cost nothing, those to a bucket cost money.
-#[derive(Debug, Clone, Copy)]
-struct Pace {
-    /// Between beats with company but without work.
-    idle_beat: Duration,
-    /// Between beats while there is work.
-    busy_beat: Duration,
-    /// Between looks at the doorbell with company.
-    idle_look: Duration,
-    /// Between looks while there is work.
-    busy_look: Duration,
-    /// Between beats while alone: a bucket's lone node dozes until the doorbell rings.
-    alone_beat: Duration,
-    /// Between looks while alone.
-    alone_look: Duration,
-    /// Between listings of all beats.
-    list: Duration,
-    /// Between sweeps of what dead queries left.
-    sweep: Duration,
-}
-
-const LOCAL: Pace = Pace {
-    idle_beat: Duration::from_secs(2),
-    busy_beat: Duration::from_millis(500),
-    idle_look: Duration::from_millis(250),
-    busy_look: Duration::from_millis(100),
-    alone_beat: Duration::from_secs(2),
-    alone_look: Duration::from_secs(1),
-    list: Duration::from_secs(5),
-    sweep: Duration::from_secs(10),
-};
-/// At S3's list price a node with idle company costs about 0.70 $ a month: 86,400 beats 0.43 $, 518,400 looks 0.21 $.
-const REMOTE: Pace = Pace {
-    idle_beat: Duration::from_secs(30),
-    busy_beat: Duration::from_secs(2),
-    idle_look: Duration::from_secs(5),
-    busy_look: Duration::from_millis(250),
-    alone_beat: NEVER,
-    alone_look: Duration::from_secs(60),
-    list: Duration::from_secs(120),
-    sweep: Duration::from_secs(600),
-};
 
 /// One node as `swarm` and `system.nodes` show it.
 #[derive(Debug, Clone, Serialize)]
@@ -131,7 +86,6 @@ pub(crate) struct Heart {
     bees: usize,
     bee_memory: u64,
     pace: Pace,
-    backend: Arc<dyn StorageBackend>,
     meadow: Meadow,
     cache: Option<Arc<CellCache>>,
     born: Instant,
@@ -167,7 +121,6 @@ struct State {
 
 impl Heart {
     pub(crate) fn new(settings: &Settings, meadow: &Meadow, cache: Option<Arc<CellCache>>) -> Result<Self> {
-        let backend = Arc::clone(meadow.backend());
         Ok(Self {
             id: NodeId::new_for(&settings.name),
             engine: engine()?,
@@ -175,8 +128,7 @@ impl Heart {
             joined: settings.join,
             bees: settings.bee_count(),
             bee_memory: settings.bee_memory(),
-            pace: if backend.is_local() { LOCAL } else { REMOTE },
-            backend,
+            pace: if meadow.backend().is_local() { LOCAL } else { REMOTE },
             meadow: meadow.clone(),
             cache,
             born: Instant::now(),
@@ -225,7 +177,7 @@ impl Heart {
 
     /// Tells the others that there is news.
     pub(crate) async fn ring(&self) -> Result<()> {
-        self.backend.put(&names::doorbell(), uuid::Uuid::new_v4().to_string().into()).await
+        self.meadow.backend().put(&names::doorbell(), uuid::Uuid::new_v4().to_string().into()).await
     }
 
     /// The nodes that tasks may be given to, this one among them, as they look now.
@@ -239,7 +191,7 @@ impl Heart {
     pub(crate) fn candidates(&self) -> Vec<Candidate> {
         let state = self.state();
         let mut all: Vec<Candidate> = Vec::new();
-        for (id, seen, life) in state.view.nodes().filter(|(id, ..)| **id != self.id) {
+        for (id, seen, life) in self.others(&state) {
             let Some(beat) = &seen.beat else { continue };
             let fits = beat.protocol == PROTOCOL && beat.engine == self.engine;
             all.push(Candidate {
@@ -251,12 +203,11 @@ impl Heart {
                 dead: life == Life::Dead,
             });
         }
-        let look = NEVER;
         all.push(Candidate {
             id: self.id.clone(),
             bees: self.bees,
             bee_memory: self.bee_memory,
-            look,
+            look: NEVER,
             fit: true,
             dead: false,
         });
@@ -267,8 +218,7 @@ impl Heart {
     pub(crate) fn attempts(&self, query: QueryId) -> (Vec<Running>, Vec<Running>) {
         let state = self.state();
         let of_query = |all: &mut dyn Iterator<Item = &Running>| all.filter(|r| r.query == query).copied().collect();
-        let others =
-            || state.view.nodes().filter(|(id, ..)| **id != self.id).filter_map(|(_, seen, _)| seen.beat.as_ref());
+        let others = || self.others(&state).filter_map(|(_, seen, _)| seen.beat.as_ref());
         let running = of_query(&mut others().flat_map(|b| &b.running).chain(&state.running));
         let waiting = of_query(&mut others().flat_map(|b| &b.waiting).chain(&state.waiting));
         (running, waiting)
@@ -283,8 +233,8 @@ impl Heart {
     pub(crate) async fn tasks(&self) -> Result<Vec<(NodeId, Running)>> {
         self.list().await?;
         let state = self.state();
-        let others = state.view.nodes().filter(|(id, _, life)| **id != self.id && *life != Life::Dead);
-        let beats = others.filter_map(|(id, seen, _)| Some((id, seen.beat.as_ref()?)));
+        let living = self.others(&state).filter(|(.., life)| *life != Life::Dead);
+        let beats = living.filter_map(|(id, seen, _)| Some((id, seen.beat.as_ref()?)));
         let theirs = beats.flat_map(|(id, beat)| beat.running.iter().map(move |r| (id.clone(), *r)));
         let ours = state.running.iter().map(|r| (self.id.clone(), *r));
         Ok(theirs.chain(ours).collect())
@@ -301,7 +251,7 @@ impl Heart {
     pub(crate) async fn nodes(&self) -> Result<Vec<NodeInfo>> {
         self.list().await?;
         let (now, state) = (self.now(), self.state());
-        let info = |(id, seen, life): (&NodeId, &crate::storage::swarm::view::Seen, Life)| {
+        let info = |(id, seen, life): (&NodeId, &Seen, Life)| {
             let beat = seen.beat.as_ref()?;
             Some(NodeInfo {
                 id: id.to_string(),
@@ -331,7 +281,7 @@ impl Heart {
             state.left = true;
             state.beaten.take().is_some()
         };
-        if beaten && let Err(error) = self.backend.delete(&names::beat(&self.id)).await {
+        if beaten && let Err(error) = self.meadow.backend().delete(&names::beat(&self.id)).await {
             tracing::warn!(%error, "this node's beat is left behind: the others will notice that it stopped");
         }
     }
@@ -341,7 +291,7 @@ impl Heart {
         let now = self.now();
         let due = {
             let mut state = self.state();
-            let dozing = state.view.nodes().any(|(id, _, life)| *id != self.id && life == Life::Dozing);
+            let dozing = self.others(&state).any(|(_, _, life)| life == Life::Dozing);
             let due = dozing && state.rung.is_none_or(|at| now > at + RING_GAP);
             state.rung = if due { Some(now) } else { state.rung };
             due
@@ -351,17 +301,17 @@ impl Heart {
 
     /// Does what is due, and says when something will be.
     async fn tick(&self, core: &Arc<Core>) -> Duration {
-        self.measure(core);
+        self.state().temperature = core.temperature();
         let due = self.due();
         if due.beat {
-            self.warn("the heartbeat could not be written", self.beat().await);
+            warn("the heartbeat could not be written", self.beat().await);
         }
         if due.list {
-            self.warn("the heartbeats could not be listed", self.list().await);
+            warn("the heartbeats could not be listed", self.list().await);
         }
         if due.sweep {
             let mut without = std::mem::take(&mut self.state().without_record);
-            self.warn("dead queries could not be swept", foreign::sweep(core, &mut without).await);
+            warn("dead queries could not be swept", foreign::sweep(core, &mut without).await);
             let now = self.now();
             let mut state = self.state();
             (state.without_record, state.swept) = (without, Some(now));
@@ -369,29 +319,18 @@ impl Heart {
         if due.look {
             match self.look().await {
                 Ok(true) => {
-                    self.warn("the heartbeats could not be listed", self.list().await);
+                    warn("the heartbeats could not be listed", self.list().await);
                     let scanned = foreign::scan(core).await;
                     if scanned.is_err() {
                         // As if it had not been heard: the next look hears it again.
                         self.state().bell = None;
                     }
-                    self.warn("the shared queries could not be listed", scanned);
+                    warn("the shared queries could not be listed", scanned);
                 }
-                other => self.warn("the doorbell could not be read", other.map(|_| ())),
+                other => warn("the doorbell could not be read", other.map(|_| ())),
             }
         }
         self.due().wait
-    }
-
-    fn warn(&self, what: &str, result: Result<()>) {
-        if let Err(error) = result {
-            tracing::warn!(%error, "{what}; it is tried again");
-        }
-    }
-
-    fn measure(&self, core: &Core) {
-        let mut state = self.state();
-        state.temperature = core.temperature();
     }
 
     fn due(&self) -> Due {
@@ -400,9 +339,9 @@ impl Heart {
         if !self.joined && state.leading.is_empty() {
             return Due { beat: false, list: false, look: false, sweep: false, wait: NEVER };
         }
-        let quick = state.busy.is_some_and(|at| now < at + STAYS_QUICK) || state.is_busy();
-        let alone = !quick && self.is_alone(&state);
-        let (beat, look) = self.intervals(quick, alone);
+        let mood = self.mood(&state, now);
+        let (beat, look) = self.pace.intervals(mood);
+        let alone = mood == Mood::Alone;
         // Who works for a leader must see soon that it died, and a leader that its workers did.
         let list = if state.is_busy() { self.pace.busy_beat } else { self.pace.list };
         let left =
@@ -424,16 +363,15 @@ impl Heart {
         }
     }
 
-    fn is_alone(&self, state: &State) -> bool {
-        state.view.nodes().all(|(id, _, life)| *id == self.id || life == Life::Dead)
+    fn mood(&self, state: &State, now: Duration) -> Mood {
+        if state.is_busy() || state.busy.is_some_and(|at| now < at + STAYS_QUICK) {
+            return Mood::Quick;
+        }
+        if self.others(state).all(|(_, _, life)| life == Life::Dead) { Mood::Alone } else { Mood::Company }
     }
 
-    fn intervals(&self, quick: bool, alone: bool) -> (Duration, Duration) {
-        match (quick, alone) {
-            (true, _) => (self.pace.busy_beat, self.pace.busy_look),
-            (false, true) => (self.pace.alone_beat, self.pace.alone_look),
-            (false, false) => (self.pace.idle_beat, self.pace.idle_look),
-        }
+    fn others<'a>(&'a self, state: &'a State) -> impl Iterator<Item = (&'a NodeId, &'a Seen, Life)> {
+        state.view.nodes().filter(|(id, ..)| **id != self.id)
     }
 
     fn beat(&self) -> BoxFuture<'_, Result<()>> {
@@ -448,9 +386,8 @@ impl Heart {
         let (beat, first) = {
             let now = self.now();
             let mut state = self.state();
-            let quick = state.busy.is_some_and(|at| now < at + STAYS_QUICK) || state.is_busy();
-            let alone = !quick && self.is_alone(&state);
-            let (interval, look) = self.intervals(quick, alone);
+            let mood = self.mood(&state, now);
+            let (interval, look) = self.pace.intervals(mood);
             state.sequence += 1;
             state.stale = false;
             let first = state.beaten.replace(now).is_none();
@@ -463,7 +400,7 @@ impl Heart {
                 sequence: state.sequence,
                 interval_ms: interval.as_millis() as u64,
                 look_ms: look.as_millis() as u64,
-                dozes: alone && self.pace.alone_beat == NEVER,
+                dozes: mood == Mood::Alone && self.pace.alone_beat == NEVER,
                 bees: if self.joined { self.bees } else { 0 },
                 bee_memory: self.bee_memory,
                 temperature: state.temperature,
@@ -475,7 +412,7 @@ impl Heart {
             };
             (beat, first)
         };
-        self.backend.put(&names::beat(&self.id), beat.to_bytes()?).await?;
+        self.meadow.backend().put(&names::beat(&self.id), beat.to_bytes()?).await?;
         if first && self.joined {
             self.ring().await?;
         }
@@ -487,13 +424,13 @@ impl Heart {
     }
 
     async fn list_now(&self) -> Result<()> {
-        let store = self.backend.store();
+        let store = self.meadow.backend().store();
         let stranger = {
             let state = self.state();
             state.beaten.is_none() && state.listed.is_none()
         };
         // A beat is old only beside something new: who has no beat of its own leaves a mark first.
-        if stranger && let Err(error) = self.backend.put(&names::mark(), Bytes::new()).await {
+        if stranger && let Err(error) = self.meadow.backend().put(&names::mark(), Bytes::new()).await {
             tracing::debug!(%error, "the ages of heartbeats are not known");
         }
         let asked = Instant::now();
@@ -528,7 +465,7 @@ impl Heart {
 
     fn read_beat(&self, node: NodeId) -> BoxFuture<'_, Result<Option<Beat>>> {
         async move {
-            let bytes = get_bounded(self.backend.store().as_ref(), &names::beat(&node), MAX_BEAT).await?;
+            let bytes = get_bounded(self.meadow.backend().store().as_ref(), &names::beat(&node), MAX_BEAT).await?;
             bytes.map(|bytes| Beat::parse(&node, &bytes)).transpose()
         }
         .boxed()
@@ -547,7 +484,7 @@ impl Heart {
             state.view.nodes().filter(|(id, _, life)| gone(id, *life)).map(|(id, ..)| id.clone()).collect()
         };
         for node in dead {
-            if let Err(error) = self.backend.delete(&names::beat(&node)).await {
+            if let Err(error) = self.meadow.backend().delete(&names::beat(&node)).await {
                 tracing::debug!(%error, %node, "a dead node's beat could not be removed");
             }
         }
@@ -561,7 +498,7 @@ impl Heart {
             state.bell.clone()
         };
         let options = GetOptions { if_none_match: known.clone(), ..GetOptions::default() };
-        match self.backend.store().get_opts(&names::doorbell(), options).await {
+        match self.meadow.backend().store().get_opts(&names::doorbell(), options).await {
             Ok(got) => {
                 let bell = tag_of(&got.meta);
                 self.state().bell = Some(bell.clone());
@@ -582,7 +519,7 @@ impl Heart {
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }
 
@@ -647,6 +584,12 @@ async fn tick(core: &Weak<Core>) -> Option<(Arc<Heart>, tokio_util::sync::Cancel
     let heart = Arc::clone(&core.heart);
     let wait = heart.tick(&core).await;
     Some((heart, core.token.clone(), wait))
+}
+
+fn warn(what: &str, result: Result<()>) {
+    if let Err(error) = result {
+        tracing::warn!(%error, "{what}; it is tried again");
+    }
 }
 
 /// What differs whenever an object does.

@@ -41,6 +41,7 @@ mod foreign;
 mod heartbeat;
 mod lead;
 mod ledger;
+mod pace;
 mod query;
 mod session;
 pub mod settings;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -21,6 +21,7 @@ use super::share::Share;
 use crate::sql::{Params, ScanNotes};
 use crate::storage::metered::Meter;
 use crate::storage::swarm::names::QueryId;
+use crate::sync::lock;
 use crate::{Error, ErrorKind, Result};
 
 /// Header that carries a query's id with its tasks.
@@ -419,8 +420,4 @@ impl Stream for QueryStream {
 /// Whether an error only says that somebody asked to stop.
 pub(crate) fn is_stop(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::Cancelled | ErrorKind::TimedOut)
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

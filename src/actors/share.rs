@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use datafusion::execution::TaskContext;
@@ -14,9 +14,9 @@ use http::HeaderMap;
 use object_store::{ObjectStoreExt, PutPayload};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::sync::CancellationToken;
 
-use super::attempt::Attempt;
+use super::attempt::{Attempt, task_of};
 use super::colony::Core;
 use super::exchange::Exchange;
 use super::foreign::{clear_away, next_look};
@@ -28,6 +28,7 @@ use crate::storage::swarm::names::{Entry, NodeId, TaskId};
 use crate::storage::swarm::record::{
     Failure, FailureKind, Head, MAX_FAILURE, Manifest, TaskHeader, TaskRecord, get_bounded,
 };
+use crate::sync::lock;
 use crate::{Error, Result};
 
 /// What a stage's output must be for its consumer.
@@ -58,7 +59,6 @@ pub(crate) struct Share {
 pub(crate) struct Shared {
     share: Arc<Share>,
     _stays: Stays,
-    _watching: DropGuard,
 }
 
 impl Shared {
@@ -81,8 +81,8 @@ impl Shared {
         query.set_exchange(Arc::clone(&exchange));
         let stays = core.heart.leads(query.id).await?;
         let manifest = Manifest { protocol: PROTOCOL, engine: core.heart.engine.clone(), leader: me };
-        let bytes = serde_json::to_vec(&manifest).map_err(|e| Error::internal(e.to_string()))?;
-        exchange.store.put(&Entry::Manifest.path(query.id), PutPayload::from(bytes)).await?;
+        let record = PutPayload::from_bytes(manifest.to_bytes()?);
+        exchange.store.put(&Entry::Manifest.path(query.id), record).await?;
         let share = Arc::new(Share {
             core: Arc::clone(core),
             query: Arc::clone(query),
@@ -96,9 +96,8 @@ impl Shared {
             attempts: Mutex::default(),
         });
         query.set_share(&share);
-        let watching = share.token.clone().drop_guard();
         core.io().spawn(Arc::clone(&share).watch().boxed());
-        Ok(Self { share, _stays: stays, _watching: watching })
+        Ok(Self { share, _stays: stays })
     }
 }
 
@@ -130,9 +129,9 @@ impl Share {
         request: SetPlanRequest,
         context: &Arc<TaskContext>,
     ) -> Result<()> {
-        let stage = request.task_key.stage_id as u32;
-        let task = TaskId { stage, task: request.task_key.task_number as u32 };
-        let shape = self.shapes.get(&stage).ok_or_else(|| Error::internal(format!("stage {stage} has no consumer")))?;
+        let task = task_of(&request.task_key);
+        let shape = self.shapes.get(&task.stage);
+        let shape = shape.ok_or_else(|| Error::internal(format!("stage {} has no consumer", task.stage)))?;
         let plan = request.plan.encode(context)?;
         let text = |v: &http::HeaderValue| v.to_str().map(String::from).ok();
         let header = TaskHeader {
@@ -214,30 +213,12 @@ impl Share {
         let (running, waiting) = self.core.heart.attempts(self.query.id);
         running.iter().for_each(|r| lock(&self.board).started(r.task, r.attempt, now));
         waiting.iter().for_each(|r| lock(&self.board).held(r.task, r.attempt, now));
-        for (task, attempt) in listing.done {
-            lock(&self.board).done(task, attempt, now);
-        }
         for (task, attempt) in listing.failed.into_iter().filter(|f| !known.contains(f)).collect::<Vec<_>>() {
             let failure = self.failure(task, attempt).await?;
             known.insert((task, attempt));
             lock(&self.board).failed(task, attempt, failure);
         }
-        let (nodes, exchange) = (self.core.heart.candidates(), &self.exchange);
-        let records = lock(&self.records).clone();
-        let ready = |task: TaskId| records.get(&task).is_some_and(|r| exchange.has_all(&r.header.inputs));
-        let actions = {
-            let mut board = lock(&self.board);
-            for task in records.keys() {
-                if let Some(done) = exchange.done(*task) {
-                    board.done(*task, done.header.attempt, now);
-                }
-            }
-            let actions = board.decide(now, &nodes, ready);
-            let (retries, speculations) = board.extra_attempts();
-            exchange.count_attempts(retries, speculations);
-            actions
-        };
-        for action in actions {
+        for action in self.decide(now) {
             match action {
                 Action::Assign { task, attempt, node } => {
                     tracing::info!(%task, attempt, %node, "a task gets another attempt");
@@ -251,10 +232,25 @@ impl Share {
         Ok(())
     }
 
+    fn decide(&self, now: Duration) -> Vec<Action> {
+        let (nodes, exchange) = (self.core.heart.candidates(), &self.exchange);
+        let (records, mut board) = (lock(&self.records), lock(&self.board));
+        for task in records.keys() {
+            if let Some(done) = exchange.done(*task) {
+                board.done(*task, done.header.attempt, now);
+            }
+        }
+        let ready = |task: TaskId| records.get(&task).is_some_and(|r| exchange.has_all(&r.header.inputs));
+        let actions = board.decide(now, &nodes, ready);
+        let (retries, speculations) = board.extra_attempts();
+        exchange.count_attempts(retries, speculations);
+        actions
+    }
+
     async fn failure(&self, task: TaskId, attempt: u32) -> Result<Failure> {
         let path = Entry::Failed(task, attempt).path(self.query.id);
         let bytes = get_bounded(self.exchange.store.as_ref(), &path, MAX_FAILURE).await?;
-        let parsed = bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        let parsed = bytes.and_then(|bytes| Failure::parse(&bytes));
         Ok(parsed.unwrap_or_else(|| Failure {
             node: self.core.heart.id.clone(),
             kind: FailureKind::Passing,
@@ -300,8 +296,4 @@ fn add_inputs(plan: &Arc<dyn ExecutionPlan>, inputs: &mut Vec<(u32, u32)>) {
         }
         None => plan.children().into_iter().for_each(|child| add_inputs(child, inputs)),
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

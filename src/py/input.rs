@@ -7,7 +7,7 @@
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::Duration;
 
@@ -23,6 +23,7 @@ use tokio::sync::mpsc::{self, Receiver, Sender};
 use tokio_util::sync::CancellationToken;
 
 use super::wait::call_out;
+use crate::sync::lock;
 use crate::{Error, Result};
 
 /// Batches between the reader and the writer: one in hand and one on its way keep both busy.
@@ -42,13 +43,13 @@ pub(super) struct Readers {
 impl Readers {
     /// Waits until none runs, at most for `limit`: a reader may be inside Python code that never returns.
     pub(super) fn wait(&self, limit: Duration) {
-        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let running = lock(&self.running);
         // Whether it was in time or not, there is nothing more to do.
         drop(self.ended.wait_timeout_while(running, limit, |running| *running > 0));
     }
 
     fn begin(self: &Arc<Self>) -> Reading {
-        *self.running.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        *lock(&self.running) += 1;
         Reading(Arc::clone(self))
     }
 }
@@ -58,7 +59,7 @@ struct Reading(Arc<Readers>);
 
 impl Drop for Reading {
     fn drop(&mut self) {
-        *self.0.running.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+        *lock(&self.0.running) -= 1;
         self.0.ended.notify_all();
     }
 }

@@ -117,13 +117,14 @@ pub(crate) fn distributed(builder: SessionStateBuilder, split: &Split, spread: &
     let builder = builder
         .with_distributed_planner()
         .with_distributed_worker_resolver(Workers { urls: Arc::clone(&urls) })
-        .with_distributed_route_tasks_handler(InTurn { urls, next: AtomicUsize::new(fastrand::usize(..1024)) })
         .with_distributed_channel_resolver(Arc::clone(&split.channels))
         .with_distributed_file_scan_config_bytes_per_partition(bytes.max(1) as usize)?;
     match spread {
         Spread::Colony => Ok(builder),
-        // Below such a union a task cannot be told how many siblings its consumer has.
-        Spread::Swarm(_) => Ok(builder.with_distributed_children_isolator_unions(false)?),
+        Spread::Swarm(_) => Ok(builder
+            .with_distributed_route_tasks_handler(InTurn { urls, next: AtomicUsize::new(fastrand::usize(..1024)) })
+            // Below such a union a task cannot be told how many siblings its consumer has.
+            .with_distributed_children_isolator_unions(false)?),
     }
 }
 

@@ -4,7 +4,7 @@
 //! that planning opens no cell: joins are ordered, `count(*)` is answered and limits are cut from the ledger alone.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use arrow::array::{Array, AsArray};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
@@ -30,6 +30,7 @@ use super::pruning::matching_cells;
 use crate::Error;
 use crate::storage::FrameState;
 use crate::storage::ledger::{Cells, ROOT_URL};
+use crate::sync::lock;
 
 /// A frame's version with its cells listed.
 #[derive(Debug)]
@@ -67,11 +68,11 @@ pub struct ScanNotes(Mutex<Vec<ScanNote>>);
 impl ScanNotes {
     /// The notes so far.
     pub fn all(&self) -> Vec<ScanNote> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.0).clone()
     }
 
     fn add(&self, note: ScanNote) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(note);
+        lock(&self.0).push(note);
     }
 }
 

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::str::FromStr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use serde::{Deserialize, Serialize};
 
 use crate::storage::{BoxName, FrameRef, HiveName};
+use crate::sync::lock;
 use crate::{Error, Result};
 
 /// Whether queries may run on other nodes.
@@ -110,6 +111,6 @@ impl SqlSession {
     }
 
     fn with<T>(&self, f: impl FnOnce(&mut State) -> T) -> T {
-        f(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
+        f(&mut lock(&self.state))
     }
 }

@@ -15,14 +15,16 @@
 //!
 //! The folder holds `lock`, `half-written/` and the blocks: `<hash's first byte>/<hash of the cell>-<block number>`.
 
-use std::collections::{BTreeMap, HashMap};
+mod block;
+mod index;
+
+use std::collections::HashMap;
 use std::fs::{File, TryLockError};
 use std::io::Write;
 use std::ops::Range;
 use std::path::{Path as FilePath, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
@@ -40,15 +42,12 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, spawn_blocking};
 use tracing::debug;
 
-use crate::Error;
+use block::{BLOCK, Block, BlockId, CellKey, CellMeta, HEAD, decode, encode_head};
+use index::{Index, take_over};
 
-/// Bytes of a block, the unit of fetching and keeping. Smaller ones cost more requests and files than a scan wants,
-/// larger ones fetch and check too much for a footer. Object stores merge ranges that are this near anyway.
-const BLOCK: u64 = 1 << 20;
-/// Bytes before a file's payload: one page, so that the payload starts on one and its length follows from the file's.
-const HEAD: usize = 4096;
-/// First bytes of a file; another number means another layout, and files of the old one are dropped when met.
-const MAGIC: &[u8; 8] = b"APICELL1";
+use crate::Error;
+use crate::sync::lock;
+
 /// End of the ranges that are looked at: no object is as large, and sums of block numbers cannot overflow below it.
 const MAX_END: u64 = 1 << 60;
 /// Most blocks that one request may span: they are held in memory while the answer is cut. Larger ones pass through.
@@ -135,7 +134,7 @@ impl CellCache {
     /// Bytes of the cell at `path` of the meadow `namespace` that are here; no disk is touched.
     pub fn share_of(&self, namespace: &str, path: &Path) -> u64 {
         let hash = CellKey::new(namespace, path).hash;
-        self.state().index.cells.get(&hash).map_or(0, |held| held.share)
+        self.state().index.share_of(hash)
     }
 }
 
@@ -279,77 +278,10 @@ type Fetched = Result<Vec<(u64, Block)>>;
 /// A block that somebody fetches; closed without a block when that fails.
 type Flight = watch::Receiver<Option<Block>>;
 
-/// A cell's name in the cache. Files are named by the hash and checked against the text.
-#[derive(Debug, Clone)]
-struct CellKey {
-    hash: u64,
-    text: Arc<str>,
-}
-
-impl CellKey {
-    fn new(namespace: &str, path: &Path) -> Self {
-        let text: Arc<str> = format!("{namespace}\n{path}").into();
-        Self { hash: checksum(0, text.as_bytes()), text }
-    }
-
-    fn block(&self, number: u64) -> BlockId {
-        BlockId { cell: self.hash, number }
-    }
-}
-
 #[derive(Debug, Clone)]
 struct Cell {
     key: CellKey,
     path: Path,
-}
-
-/// What an answer says of a cell besides its bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct CellMeta {
-    size: u64,
-    modified_micros: i64,
-}
-
-impl CellMeta {
-    fn of(meta: &ObjectMeta) -> Self {
-        Self { size: meta.size, modified_micros: meta.last_modified.timestamp_micros() }
-    }
-
-    fn blocks(self) -> u64 {
-        self.size.div_ceil(BLOCK)
-    }
-
-    fn block_len(self, number: u64) -> u64 {
-        self.size.saturating_sub(number.saturating_mul(BLOCK)).min(BLOCK)
-    }
-}
-
-#[derive(Debug, Clone)]
-struct Block {
-    meta: CellMeta,
-    bytes: Bytes,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct BlockId {
-    cell: u64,
-    number: u64,
-}
-
-impl BlockId {
-    fn file_name(self) -> String {
-        format!("{:016x}-{:x}", self.cell, self.number)
-    }
-
-    fn parse(name: &str) -> Option<Self> {
-        let (cell, number) = name.split_once('-')?;
-        let id = Self { cell: u64::from_str_radix(cell, 16).ok()?, number: u64::from_str_radix(number, 16).ok()? };
-        (id.file_name() == name).then_some(id)
-    }
-
-    fn file(self, folder: &FilePath) -> PathBuf {
-        folder.join(format!("{:02x}", self.cell >> 56)).join(self.file_name())
-    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -435,106 +367,10 @@ struct State {
     flights: HashMap<(Arc<str>, u64), Flight>,
 }
 
-/// Which blocks are on disk, and in which order they were used.
-#[derive(Debug, Default)]
-struct Index {
-    cells: HashMap<u64, Held>,
-    order: BTreeMap<u64, BlockId>,
-    uses: u64,
-    bytes: u64,
-}
-
-#[derive(Debug, Default)]
-struct Held {
-    /// Whose blocks these are, as far as a file was read or written since the cache was opened.
-    known: Option<(Arc<str>, CellMeta)>,
-    blocks: HashMap<u64, Slot>,
-    share: u64,
-}
-
-#[derive(Debug)]
-struct Slot {
-    file_bytes: u64,
-    used: u64,
-}
-
-impl Slot {
-    fn payload(&self) -> u64 {
-        self.file_bytes.saturating_sub(HEAD as u64)
-    }
-}
-
-impl Index {
-    fn insert(&mut self, id: BlockId, file_bytes: u64) {
-        self.remove(id);
-        self.uses += 1;
-        let slot = Slot { file_bytes, used: self.uses };
-        let held = self.cells.entry(id.cell).or_default();
-        held.share += slot.payload();
-        held.blocks.insert(id.number, slot);
-        self.order.insert(self.uses, id);
-        self.bytes += file_bytes;
-    }
-
-    fn learn(&mut self, key: &CellKey, meta: CellMeta) {
-        if let Some(held) = self.cells.get_mut(&key.hash) {
-            held.known = Some((Arc::clone(&key.text), meta));
-        }
-    }
-
-    fn meta(&self, key: &CellKey) -> Option<CellMeta> {
-        let (text, meta) = self.cells.get(&key.hash)?.known.as_ref()?;
-        (*text == key.text).then_some(*meta)
-    }
-
-    fn contains(&self, id: BlockId) -> bool {
-        self.cells.get(&id.cell).is_some_and(|held| held.blocks.contains_key(&id.number))
-    }
-
-    fn touch(&mut self, id: BlockId) {
-        if let Some(slot) = self.cells.get_mut(&id.cell).and_then(|held| held.blocks.get_mut(&id.number)) {
-            self.uses += 1;
-            self.order.remove(&std::mem::replace(&mut slot.used, self.uses));
-            self.order.insert(self.uses, id);
-        }
-    }
-
-    fn remove(&mut self, id: BlockId) {
-        let Some(held) = self.cells.get_mut(&id.cell) else { return };
-        let Some(slot) = held.blocks.remove(&id.number) else { return };
-        held.share -= slot.payload();
-        if held.blocks.is_empty() {
-            self.cells.remove(&id.cell);
-        }
-        self.order.remove(&slot.used);
-        self.bytes -= slot.file_bytes;
-    }
-
-    fn remove_cell(&mut self, cell: u64) -> Vec<BlockId> {
-        let numbers = self.cells.get(&cell).into_iter().flat_map(|held| held.blocks.keys());
-        let ids: Vec<BlockId> = numbers.map(|number| BlockId { cell, number: *number }).collect();
-        ids.iter().for_each(|id| self.remove(*id));
-        ids
-    }
-
-    /// Takes out the least recently used until the rest fits.
-    fn shrink_to(&mut self, capacity: u64) -> Vec<BlockId> {
-        let mut out = Vec::new();
-        while self.bytes > capacity
-            && let Some((_, id)) = self.order.first_key_value()
-        {
-            let id = *id;
-            self.remove(id);
-            out.push(id);
-        }
-        out
-    }
-}
-
 /// What happens to blocks. Functions that touch the disk block the thread; those that are `async` do it elsewhere.
 impl CellCache {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     fn count(&self, source: Source, bytes: u64) {
@@ -791,58 +627,6 @@ async fn land(claims: Vec<Claim>, blocks: &[(u64, Block)]) {
     }
 }
 
-/// The first [`HEAD`] bytes of a file, numbers in little endian; `None` when the key does not fit.
-///
-/// | bytes | what |
-/// |---|---|
-/// | 8 | [`MAGIC`] |
-/// | 8 | checksum of everything after it, payload included |
-/// | 8 × 5 | block number, object's size, its time of writing in µs, lengths of the payload and of the key |
-/// | up to the end | namespace, line feed, path; then zeros |
-fn encode_head(key: &CellKey, number: u64, block: &Block) -> Option<Vec<u8>> {
-    let text = key.text.as_bytes();
-    let modified = block.meta.modified_micros.cast_unsigned();
-    let mut body = Vec::with_capacity(HEAD);
-    for field in [number, block.meta.size, modified, block.bytes.len() as u64, text.len() as u64] {
-        body.extend_from_slice(&field.to_le_bytes());
-    }
-    body.extend_from_slice(text);
-    if body.len() > HEAD - 16 {
-        return None;
-    }
-    body.resize(HEAD - 16, 0);
-    let sum = checksum(checksum(0, &body), &block.bytes);
-    Some([MAGIC, sum.to_le_bytes().as_slice(), &body].concat())
-}
-
-/// The block in a file, if the file is what [`encode_head`] makes of this key, this number and these bytes.
-fn decode(key: &CellKey, number: u64, file: Vec<u8>) -> Option<Block> {
-    let file = Bytes::from(file);
-    let fields = file.get(..HEAD)?.as_chunks::<8>().0;
-    let size = u64::from_le_bytes(*fields.get(3)?);
-    let modified_micros = i64::from_le_bytes(*fields.get(4)?);
-    let block = Block { meta: CellMeta { size, modified_micros }, bytes: file.slice(HEAD..) };
-    let whole = block.bytes.len() as u64 == block.meta.block_len(number);
-    (whole && encode_head(key, number, &block)? == file[..HEAD]).then_some(block)
-}
-
-/// FNV-1a over words of 8 bytes, folded after each so that high bits reach low ones. It finds accidents, not attacks;
-/// it is written here because what is on disk must mean the same in the next version, which hashers of maps do not
-/// promise. Every step is invertible: a change within one word always changes the sum.
-fn checksum(seed: u64, bytes: &[u8]) -> u64 {
-    const OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
-    // Odd and dense, unlike FNV's own prime, which moves bits by few places only.
-    const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
-    let step = |sum: u64, word: u64| {
-        let sum = (sum ^ word).wrapping_mul(FACTOR);
-        sum ^ (sum >> 32)
-    };
-    let (words, rest) = bytes.as_chunks::<8>();
-    let start = step(step(OFFSET, seed), bytes.len() as u64);
-    let sum = words.iter().fold(start, |sum, word| step(sum, u64::from_le_bytes(*word)));
-    step(sum, rest.iter().rev().fold(0, |word, byte| (word << 8) | u64::from(*byte)))
-}
-
 fn write_parts(file: &FilePath, parts: &[&[u8]]) -> std::io::Result<()> {
     let mut file = File::create(file)?;
     parts.iter().try_for_each(|part| file.write_all(part))
@@ -868,34 +652,6 @@ fn drop_half_written(folder: &FilePath) -> std::io::Result<()> {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
         other => other,
     }
-}
-
-/// The blocks that an earlier process left, the last written as the most recently used. Only names are looked at:
-/// what the files hold is checked when they are read.
-fn take_over(folder: &FilePath) -> std::io::Result<Index> {
-    let mut files = Vec::new();
-    for entry in std::fs::read_dir(folder)? {
-        let entry = entry?;
-        if entry.file_name().len() == 2 && entry.file_type()?.is_dir() {
-            files.extend(blocks_in(&entry.path())?);
-        }
-    }
-    files.sort_unstable_by_key(|(written, ..)| *written);
-    let mut index = Index::default();
-    files.into_iter().for_each(|(_, id, bytes)| index.insert(id, bytes));
-    Ok(index)
-}
-
-fn blocks_in(folder: &FilePath) -> std::io::Result<Vec<(SystemTime, BlockId, u64)>> {
-    let mut files = Vec::new();
-    for entry in std::fs::read_dir(folder)? {
-        let entry = entry?;
-        if let Some(id) = entry.file_name().to_str().and_then(BlockId::parse) {
-            let meta = entry.metadata()?;
-            files.push((meta.modified()?, id, meta.len()));
-        }
-    }
-    Ok(files)
 }
 
 #[cfg(test)]

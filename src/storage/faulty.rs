@@ -2,7 +2,7 @@
 //!
 //! Faults are drawn from one seeded generator in the order of the requests, so one client's run is repeatable.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -12,6 +12,8 @@ use object_store::{
     CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
     PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
+
+use crate::sync::lock;
 
 /// How often each fault strikes, as chances in 0..=1.
 #[derive(Debug, Clone, Copy, Default)]
@@ -39,7 +41,7 @@ impl Faulty {
     }
 
     fn strikes(&self, chance: f64) -> bool {
-        self.random.lock().unwrap_or_else(PoisonError::into_inner).f64() < chance
+        lock(&self.random).f64() < chance
     }
 
     async fn before(&self) -> Result<()> {

@@ -10,7 +10,7 @@
 //! - A lost acknowledgement is settled by reading back: every commit holds ids that no other has.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use arrow::array::{Array, AsArray, RecordBatch, StructArray};
@@ -39,6 +39,7 @@ use url::Url;
 use super::cells::{CellFile, CellPlan};
 use super::leafcutter::Cut;
 use super::names::FrameRef;
+use crate::sync::lock;
 use crate::{Error, ErrorKind, Result};
 
 /// Written into every commit as the engine's name.
@@ -692,8 +693,4 @@ fn read_commit_info(entry: &mut HistoryEntry, info: &serde_json::Value) {
     let metrics = info.get("operationMetrics");
     let rows = metrics.and_then(|m| m.get("numOutputRows").or_else(|| m.get("num_added_rows")));
     entry.rows = rows.and_then(|v| v.as_u64().or_else(|| v.as_str()?.parse().ok()));
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -20,6 +20,7 @@ use super::names::{BoxName, FrameRef, HiveName};
 use super::probe::{ProbeResult, probe};
 use super::registry::{FrameRecord, Registry};
 use super::schema;
+use crate::sync::lock;
 use crate::{Error, ErrorKind, Result};
 
 /// The layout that this version reads and writes.
@@ -225,7 +226,7 @@ impl Meadow {
 
     /// Whether the name now means another frame than when it was last read: dropped and made again, maybe elsewhere.
     fn is_another(&self, frame: &FrameRef, id: &str) -> bool {
-        let mut known = self.known.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut known = lock(&self.known);
         known.insert(frame.clone(), id.to_string()).is_some_and(|before| before != id)
     }
 

@@ -421,8 +421,8 @@ impl Sim {
                     error: String::new(),
                     message: "no".into(),
                 };
-                let bytes = serde_json::to_vec(&failure).unwrap();
-                let told = self.put(self.key(&Entry::Failed(task, attempt)), bytes.into());
+                let bytes = failure.to_bytes().unwrap();
+                let told = self.put(self.key(&Entry::Failed(task, attempt)), bytes);
                 if told { Work::Ended } else { Work::Failed }
             }
             Work::Ended => Work::Ended,
@@ -491,7 +491,7 @@ impl Sim {
                 && self.leader.failed.insert((*task, *attempt))
             {
                 let (bytes, _) = &self.store[&self.key(entry)];
-                self.leader.board.failed(*task, *attempt, serde_json::from_slice(bytes).unwrap());
+                self.leader.board.failed(*task, *attempt, Failure::parse(bytes).unwrap());
             }
         }
         self.note_running(now);

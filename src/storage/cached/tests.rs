@@ -1,9 +1,10 @@
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures::TryStreamExt;
 use object_store::ObjectStoreExt;
 use object_store::memory::InMemory;
 
+use super::block::checksum;
 use super::*;
 use crate::storage::faulty::{Faults, Faulty};
 use crate::storage::metered::{Meter, Metered};

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::names::{NodeId, QueryId, TaskId};
+use super::record::json;
 use crate::{Error, Result};
 
 /// The layout of beats, tasks and completions. A node takes only what it can read, so a swarm is upgraded node by node.
@@ -81,7 +82,7 @@ impl Beat {
     /// # Errors
     /// Never in practice: every field has a JSON form.
     pub fn to_bytes(&self) -> Result<Bytes> {
-        Ok(serde_json::to_vec(self).map_err(|e| Error::internal(e.to_string()))?.into())
+        json(self)
     }
 
     /// From the object of node `id`.

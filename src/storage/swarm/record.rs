@@ -33,6 +33,24 @@ pub struct Manifest {
     pub leader: NodeId,
 }
 
+impl Manifest {
+    /// As an object.
+    ///
+    /// # Errors
+    /// Never in practice: every field has a JSON form.
+    pub fn to_bytes(&self) -> Result<Bytes> {
+        json(self)
+    }
+
+    /// From the object of `query`.
+    ///
+    /// # Errors
+    /// `Corrupt` for what is no query's record.
+    pub fn parse(query: QueryId, bytes: &[u8]) -> Result<Self> {
+        serde_json::from_slice(bytes).map_err(|e| Error::corrupt(format!("the record of query {query}: {e}")))
+    }
+}
+
 /// What the last operator of a task must be, for its consumer's sake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -215,6 +233,19 @@ impl Failure {
         Self { node: node.clone(), kind, error: error.kind().as_str().into(), message }
     }
 
+    /// As an object.
+    ///
+    /// # Errors
+    /// Never in practice: every field has a JSON form.
+    pub fn to_bytes(&self) -> Result<Bytes> {
+        json(self)
+    }
+
+    /// From an object; `None` for what is no failure.
+    pub fn parse(bytes: &[u8]) -> Option<Self> {
+        serde_json::from_slice(bytes).ok()
+    }
+
     /// The error that it is for the caller, who hears of all tries in `history`.
     pub fn to_error(&self, history: &str) -> Error {
         let fallback = match self.kind {
@@ -243,8 +274,12 @@ pub async fn get_bounded(store: &dyn ObjectStore, path: &Path, limit: u64) -> Re
     Ok(Some(got.bytes().await?))
 }
 
+pub(super) fn json(value: &impl Serialize) -> Result<Bytes> {
+    Ok(serde_json::to_vec(value).map_err(|e| Error::internal(e.to_string()))?.into())
+}
+
 fn framed(header: &impl Serialize, body: &[&[u8]]) -> Result<Bytes> {
-    let header = serde_json::to_vec(header).map_err(|e| Error::internal(e.to_string()))?;
+    let header = json(header)?;
     let length = u32::try_from(header.len()).map_err(|_| Error::internal("a header of 4 GB"))?;
     let mut bytes = Vec::with_capacity(4 + header.len() + body.iter().map(|b| b.len()).sum::<usize>());
     bytes.extend_from_slice(&length.to_le_bytes());
