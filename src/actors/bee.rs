@@ -31,13 +31,17 @@ use super::chamber::Combs;
 use super::lead::Lead;
 use super::query::{Queries, QueryRecord, query_of};
 use super::write::EncodeCells;
+use crate::sql::cell_reader::ReadCells;
 use crate::sql::distribution::apply_options;
+use crate::sql::shared_scan::SharedScanCodec;
 use crate::storage::cells::CellFile;
 use crate::{Error, Result};
 
 /// Batches that a task may be ahead of its consumer, per partition: enough to keep both busy, small enough that a slow
 /// consumer holds little memory.
 const BATCHES_AHEAD: usize = 2;
+/// Turns of tasks after which a bee's thread looks for messages, timers and I/O.
+const TURNS: u32 = 4;
 /// Blocking threads of a bee's runtime: local reads and spills; object_store's remote requests run elsewhere.
 const BLOCKING_THREADS: usize = 4;
 
@@ -142,10 +146,14 @@ impl WorkerSessionBuilder for ChamberSessions {
         let mut builder = context.builder;
         if let Some(config) = builder.config() {
             apply_options(config, &query.options())?;
+            config.set_extension(Arc::clone(&query.scans));
         }
+        let chamber = core.combs.chamber(&query)?;
         let mut builder = builder
-            .with_runtime_env(core.combs.chamber(&query)?)
+            .with_runtime_env(Arc::clone(&chamber))
             .with_distributed_channel_resolver(Arc::clone(&self.channels))
+            .with_distributed_user_codec(SharedScanCodec)
+            .with_distributed_worker_plan_rewrite_handler(ReadCells(chamber))
             // The library puts the task's own worker here, and the worker keeps the task: neither would ever be freed.
             .with_distributed_local_worker_context(self.nobody.to_local_worker_context(nobodys_url()?))
             .with_distributed_passthrough_headers(query.headers()?)?;
@@ -262,7 +270,8 @@ fn forward(
     query: Arc<QueryRecord>,
 ) -> TaskBatches {
     let (sender, receiver) = mpsc::channel(BATCHES_AHEAD);
-    actix_rt::spawn(async move {
+    // Not on the actors' own queue: see `bee_runtime`.
+    tokio::spawn(async move {
         let _working = working;
         loop {
             let item = tokio::select! {
@@ -297,7 +306,7 @@ impl Handler<LeadQuery> for Bee {
 
     fn handle(&mut self, message: LeadQuery, _: &mut Self::Context) {
         let core = Arc::clone(&self.core);
-        actix_rt::spawn(async move {
+        tokio::spawn(async move {
             let _working = core.begin();
             let LeadQuery { lead, ended } = message;
             lead.run(&core).await;
@@ -333,9 +342,15 @@ fn panic_text(panic: &(dyn Any + Send)) -> String {
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".into())
 }
 
+/// A bee's thread computes for milliseconds at a time. Left to itself the runtime would look for what other threads ask
+/// of it, the next task's plan say, only after dozens of such turns, and tasks of the actors' own queue later still:
+/// half of a query waited for that. So work is spawned on the runtime and not beside the actors, and every few turns
+/// the runtime looks around.
 fn bee_runtime(index: usize) -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
+        .global_queue_interval(2)
+        .event_interval(TURNS)
         .max_blocking_threads(BLOCKING_THREADS)
         .thread_name(format!("apiary-bee-{index}"))
         .build()

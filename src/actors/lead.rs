@@ -108,15 +108,15 @@ impl Answer {
 
 async fn answer(core: &Arc<Core>, job: Job, query: &Arc<QueryRecord>, bee: &Arc<BeeCore>) -> Result<Answer> {
     let runtime = bee.combs.chamber(query)?;
-    let headers = query.headers()?;
+    let (headers, scans) = (query.headers()?, Arc::clone(&query.scans));
     let planned = match job {
         Job::Read { frame, columns, as_of } => {
-            let plan = core.planner.plan_read(&frame, columns.as_deref(), as_of, runtime, headers);
+            let plan = core.planner.plan_read(&frame, columns.as_deref(), as_of, runtime, headers, scans);
             Planned::Rows(until_stopped(query, plan).await?)
         }
         Job::Sql { sql, params, session } => {
             query.set_options(session.options());
-            let ask = Ask { params: &params, session: &session, runtime, headers, spread: Spread::Colony };
+            let ask = Ask { params: &params, session: &session, runtime, headers, spread: Spread::Colony, scans };
             until_stopped(query, plan(core, &sql, ask)).await?
         }
     };

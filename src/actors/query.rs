@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::exchange::Exchange;
 use super::share::Share;
+use crate::sql::shared_scan::SharedScans;
 use crate::sql::{Params, ScanNotes};
 use crate::storage::metered::Meter;
 use crate::storage::swarm::names::QueryId;
@@ -115,6 +116,8 @@ pub(crate) struct QueryRecord {
     notes: Mutex<Arc<ScanNotes>>,
     /// What `SET` said of the engine, for every bee that works for it.
     options: OnceLock<BTreeMap<String, String>>,
+    /// Scans that its tasks on this node share.
+    pub(crate) scans: Arc<SharedScans>,
     /// Its exchange with other nodes, if it has one.
     exchange: OnceLock<Arc<Exchange>>,
     /// Where the tasks that its leader gives to the swarm go; weak, because it holds this record.
@@ -145,6 +148,7 @@ impl QueryRecord {
             rows: AtomicU64::new(0),
             notes: Mutex::default(),
             options: OnceLock::new(),
+            scans: Arc::default(),
             exchange: OnceLock::new(),
             share: OnceLock::new(),
         }

@@ -14,7 +14,6 @@ use datafusion::common::stats::Precision;
 use datafusion::common::{ColumnStatistics, DFSchema, DataFusionError, ScalarValue, Statistics};
 use datafusion::datasource::TableType;
 use datafusion::datasource::listing::PartitionedFile;
-use datafusion::datasource::physical_plan::parquet::CachedParquetFileReaderFactory;
 use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder, ParquetSource};
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::datasource::table_schema::TableSchema;
@@ -26,6 +25,7 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::empty::EmptyExec;
 use object_store::ObjectMeta;
 
+use super::cell_reader::CellReaderFactory;
 use super::pruning::matching_cells;
 use crate::Error;
 use crate::storage::FrameState;
@@ -274,14 +274,10 @@ impl TableProvider for FrameTable {
         let mut statistics = Statistics::try_merge_iter(statistics, table_schema.table_schema())?;
         statistics.total_byte_size = self.bytes_of(&wanted, &statistics.num_rows);
         let url = ObjectStoreUrl::parse(ROOT_URL)?;
-        let runtime = state.runtime_env();
-        let reader = CachedParquetFileReaderFactory::new(
-            runtime.object_store(&url)?,
-            runtime.cache_manager.get_file_metadata_cache(),
-        );
+        let reader = CellReaderFactory::new(state.runtime_env())?;
         let source = ParquetSource::new(table_schema)
             .with_table_parquet_options(state.table_options().parquet.clone())
-            .with_parquet_file_reader_factory(Arc::new(reader));
+            .with_parquet_file_reader_factory(reader);
         // The scan numbers columns as the files give them.
         let position = |column: &usize| order.iter().position(|c| c == column).unwrap_or(*column);
         let config = FileScanConfigBuilder::new(url, Arc::new(source))

@@ -7,15 +7,18 @@
 //! | `planner` | statement → answer or physical plan |
 //! | `catalog` | the names that one statement mentions, as DataFusion catalogs |
 //! | `frame_table` | one version of a frame as a DataFusion table |
+//! | `cell_reader` | how a scan opens a cell |
 //! | `pruning` | which cells a filter can leave out |
 //! | `files` | a file or a glob of files as a table |
 //! | `distribution` | how a plan is split over bees |
+//! | `shared_scan` | a scan that the bees of one colony share out while it runs |
 //! | `stop_points` | where a plan lets go of its thread |
 //! | `world` | what `system.nodes` and its like show |
 //! | `answer` | small result tables of DDL, SHOW and DESCRIBE |
 
 mod answer;
 mod catalog;
+pub mod cell_reader;
 pub mod distribution;
 mod error;
 mod files;
@@ -23,6 +26,7 @@ mod frame_table;
 mod planner;
 mod pruning;
 mod session;
+pub mod shared_scan;
 mod statement;
 mod stop_points;
 mod world;

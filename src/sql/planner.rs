@@ -7,6 +7,7 @@ use arrow::array::RecordBatch;
 use datafusion::catalog::TableProvider;
 use datafusion::catalog::memory::DataSourceExec;
 use datafusion::common::TableReference;
+use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{ParamValues, ScalarValue};
 use datafusion::datasource::{provider_as_source, source_as_provider};
 use datafusion::execution::runtime_env::RuntimeEnv;
@@ -28,6 +29,7 @@ use super::catalog::{catalogs, frame_behind, frame_of, frame_table};
 use super::distribution::{Split, apply_options, distributed, file_scan, session_config};
 use super::frame_table::ScanNotes;
 use super::session::SqlSession;
+use super::shared_scan::{ShareScans, SharedScanCodec, SharedScans};
 use super::statement::{Kind, Statement, parse};
 use super::stop_points::StopPoints;
 use super::world::World;
@@ -70,6 +72,8 @@ pub struct Ask<'a> {
     pub headers: http::HeaderMap,
     /// Where it may run.
     pub spread: Spread,
+    /// Scans that its tasks share.
+    pub scans: Arc<SharedScans>,
 }
 
 /// A physical plan with what it needs to run.
@@ -209,10 +213,11 @@ impl Planner {
         as_of: AsOf,
         runtime: Arc<RuntimeEnv>,
         headers: http::HeaderMap,
+        scans: Arc<SharedScans>,
     ) -> Result<PhysicalQuery> {
         let notes = Arc::new(ScanNotes::default());
         let (session, params) = (SqlSession::new()?, Params::None);
-        let ask = Ask { params: &params, session: &session, runtime, headers, spread: Spread::Colony };
+        let ask = Ask { params: &params, session: &session, runtime, headers, spread: Spread::Colony, scans };
         let draft = Draft { state: self.state(&ask)?, notes, swarm: false };
         let table = frame_table(&self.meadow, frame, as_of, &draft.notes).await?;
         let table: Arc<dyn TableProvider> = Arc::new(table);
@@ -287,19 +292,29 @@ impl Planner {
             }
         };
         let swarm = matches!(ask.spread, Spread::Swarm(_));
+        // A recursive term runs again and again; tasks run once.
+        let state = if is_recursive(&plan)? { self.undivided(ask)?.build() } else { state };
         Ok((Draft { state, notes, swarm }, plan))
     }
 
+    /// A session whose plans are split.
     fn state(&self, ask: &Ask<'_>) -> Result<SessionState> {
+        let mut builder = distributed(self.undivided(ask)?, &self.split, &ask.spread)?;
+        builder.set_distributed_user_codec(SharedScanCodec);
+        if matches!(ask.spread, Spread::Colony) {
+            builder.set_distributed_scale_up_leaf_node_handler(ShareScans(Arc::clone(&ask.scans)));
+        }
+        builder.set_distributed_passthrough_headers(ask.headers.clone())?;
+        Ok(builder.build())
+    }
+
+    /// A session whose plans run on the leading bee alone.
+    fn undivided(&self, ask: &Ask<'_>) -> Result<SessionStateBuilder> {
         let (hive, box_) = (ask.session.hive().to_string(), ask.session.box_name().to_string());
         let mut config = self.base.config().clone().with_default_catalog_and_schema(hive, box_);
         apply_options(&mut config, &ask.session.options())?;
-        let builder = SessionStateBuilder::new_from_existing(self.base.clone())
-            .with_config(config)
-            .with_runtime_env(Arc::clone(&ask.runtime));
-        let mut builder = distributed(builder, &self.split, &ask.spread)?;
-        builder.set_distributed_passthrough_headers(ask.headers.clone())?;
-        Ok(builder.build())
+        let builder = SessionStateBuilder::new_from_existing(self.base.clone());
+        Ok(builder.with_config(config).with_runtime_env(Arc::clone(&ask.runtime)))
     }
 
     async fn carry_out(&self, statement: Statement, session: &SqlSession) -> Result<RecordBatch> {
@@ -476,6 +491,15 @@ fn refuse_unkept(create: &CreateMemoryTable) -> Result<()> {
         return Err(Error::unsupported("keys and defaults are not kept by this version: leave them out"));
     }
     Ok(())
+}
+
+fn is_recursive(plan: &LogicalPlan) -> Result<bool> {
+    let mut found = false;
+    plan.apply_with_subqueries(|node| {
+        found |= matches!(node, LogicalPlan::RecursiveQuery(_));
+        Ok(if found { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
+    })?;
+    Ok(found)
 }
 
 fn check_option(base: &SessionState, key: &str, value: &str) -> Result<()> {

@@ -4,7 +4,7 @@
 use apiary::{Colony, Settings};
 use tempfile::TempDir;
 
-use crate::support::{folder, settings, start};
+use crate::support::{folder, integers, run, settings, start};
 use crate::tpch::{QUERIES, Row, load, same, sorted_rows};
 
 /// Queries that must really have been split when there are bees to split for.
@@ -19,6 +19,20 @@ fn every_split_answers_as_plain_datafusion_does() {
             compare(&split(&folder, partitions, bees), &wanted, &format!("{partitions} partitions × {bees} bees"));
         }
     }
+}
+
+#[test]
+fn a_recursive_query_reads_its_frame_again_in_every_round() {
+    let folder = folder();
+    load(settings(&folder));
+    let colony = start(split(&folder, 2, 3));
+    let counted = "WITH RECURSIVE t(n, c) AS (SELECT 1, CAST(0 AS BIGINT) UNION ALL
+        SELECT n + 1, x.c FROM t, (SELECT count(l_comment) AS c FROM lineitem WHERE l_quantity > 3) x WHERE n < 4)
+        SELECT count(DISTINCT c) - 1, min(c) FROM t WHERE n > 1";
+    let joined = "WITH RECURSIVE t(n) AS (SELECT 1 UNION ALL
+        SELECT n + 1 FROM t JOIN lineitem ON l_orderkey = n WHERE n < 4 AND l_linenumber = 1) SELECT max(n) FROM t";
+    assert_eq!(integers(&run(&colony, counted), 0), [0]);
+    assert_eq!(integers(&run(&colony, joined), 0), [4]);
 }
 
 fn split(folder: &TempDir, partitions: usize, bees: usize) -> Settings {

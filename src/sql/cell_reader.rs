@@ -1,0 +1,97 @@
+//! How a scan opens cells: what their footers say, page indexes included, is read once and kept.
+//!
+//! DataFusion's reader asks for the footer alone and, where a filter may use it, reads the page index again with every
+//! piece of a file: another request, and the parsing of the whole file's index, for each.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use datafusion::catalog::memory::DataSourceExec;
+use datafusion::common::DataFusionError;
+use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::datasource::listing::PartitionedFile;
+use datafusion::datasource::physical_plan::parquet::CachedParquetFileReaderFactory;
+use datafusion::datasource::physical_plan::{FileScanConfigBuilder, ParquetFileReaderFactory, ParquetSource};
+use datafusion::execution::object_store::ObjectStoreUrl;
+use datafusion::execution::runtime_env::RuntimeEnv;
+use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
+use datafusion_distributed::{WorkerPlanRewriteEvent, WorkerPlanRewriteEventResponse, WorkerPlanRewriteHandler};
+use futures::future::BoxFuture;
+use parquet::arrow::arrow_reader::ArrowReaderOptions;
+use parquet::arrow::async_reader::AsyncFileReader;
+use parquet::errors::Result as ParquetResult;
+use parquet::file::metadata::ParquetMetaData;
+
+use super::distribution::file_scan;
+use crate::storage::ledger::ROOT_URL;
+
+/// Makes readers of cells; see the module.
+#[derive(Debug)]
+pub(crate) struct CellReaderFactory(CachedParquetFileReaderFactory);
+
+impl CellReaderFactory {
+    /// Reads the meadow of `runtime`.
+    pub(crate) fn new(runtime: &RuntimeEnv) -> Result<Arc<Self>, DataFusionError> {
+        let store = runtime.object_store(&ObjectStoreUrl::parse(ROOT_URL)?)?;
+        let footers = runtime.cache_manager.get_file_metadata_cache();
+        Ok(Arc::new(Self(CachedParquetFileReaderFactory::new(store, footers))))
+    }
+}
+
+/// Makes a task's plan, which travelled without it, read cells this way.
+pub struct ReadCells(pub Arc<RuntimeEnv>);
+
+impl WorkerPlanRewriteHandler for ReadCells {
+    fn rewrite_worker_plan(
+        &self,
+        event: WorkerPlanRewriteEvent<'_>,
+    ) -> Result<WorkerPlanRewriteEventResponse, DataFusionError> {
+        let factory = CellReaderFactory::new(&self.0)?;
+        let plan = event.plan.transform_up(|node| {
+            let Some(scan) = file_scan(&node).filter(|scan| scan.object_store_url.as_str() == ROOT_URL) else {
+                return Ok(Transformed::no(node));
+            };
+            let Some(source) = scan.file_source.downcast_ref::<ParquetSource>() else {
+                return Ok(Transformed::no(node));
+            };
+            let source = source.clone().with_parquet_file_reader_factory(Arc::clone(&factory) as _);
+            let scan = FileScanConfigBuilder::from(scan.clone()).with_source(Arc::new(source)).build();
+            Ok(Transformed::yes(DataSourceExec::from_data_source(scan) as _))
+        })?;
+        Ok(WorkerPlanRewriteEventResponse::new(plan.data))
+    }
+}
+
+impl ParquetFileReaderFactory for CellReaderFactory {
+    fn create_reader(
+        &self,
+        partition: usize,
+        file: PartitionedFile,
+        metadata_size_hint: Option<usize>,
+        metrics: &ExecutionPlanMetricsSet,
+    ) -> Result<Box<dyn AsyncFileReader + Send>, DataFusionError> {
+        let reader = self.0.create_reader(partition, file, metadata_size_hint, metrics)?;
+        Ok(Box::new(CellReader(reader)))
+    }
+}
+
+struct CellReader(Box<dyn AsyncFileReader + Send>);
+
+impl AsyncFileReader for CellReader {
+    fn get_bytes(&mut self, range: Range<u64>) -> BoxFuture<'_, ParquetResult<Bytes>> {
+        self.0.get_bytes(range)
+    }
+
+    fn get_byte_ranges(&mut self, ranges: Vec<Range<u64>>) -> BoxFuture<'_, ParquetResult<Vec<Bytes>>> {
+        self.0.get_byte_ranges(ranges)
+    }
+
+    fn get_metadata<'a>(
+        &'a mut self,
+        _: Option<&'a ArrowReaderOptions>,
+    ) -> BoxFuture<'a, ParquetResult<Arc<ParquetMetaData>>> {
+        // Without options the page index comes with the footer, and both are kept.
+        self.0.get_metadata(None)
+    }
+}
