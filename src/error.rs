@@ -31,6 +31,8 @@ pub enum ErrorKind {
     MemoryExceeded,
     /// A time limit passed.
     TimedOut,
+    /// A query asked for more requests or bytes than it may.
+    LimitReached,
     /// The caller cancelled.
     Cancelled,
     /// The colony has no room for more work now; try again later.
@@ -47,7 +49,7 @@ pub enum ErrorKind {
 
 impl ErrorKind {
     /// Every kind.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::InvalidInput,
         Self::NotFound,
         Self::AlreadyExists,
@@ -57,6 +59,7 @@ impl ErrorKind {
         Self::PermissionDenied,
         Self::MemoryExceeded,
         Self::TimedOut,
+        Self::LimitReached,
         Self::Cancelled,
         Self::Busy,
         Self::Closed,
@@ -77,6 +80,7 @@ impl ErrorKind {
             Self::PermissionDenied => "permission denied",
             Self::MemoryExceeded => "memory exceeded",
             Self::TimedOut => "timed out",
+            Self::LimitReached => "limit reached",
             Self::Cancelled => "cancelled",
             Self::Busy => "busy",
             Self::Closed => "closed",
@@ -162,5 +166,5 @@ macro_rules! shorthand {
 shorthand! {
     invalid => InvalidInput, not_found => NotFound, already_exists => AlreadyExists, conflict => Conflict, schema => Schema,
     storage => Storage, corrupt => Corrupt, unsupported => Unsupported, internal => Internal, closed => Closed, busy => Busy,
-    timed_out => TimedOut, cancelled => Cancelled,
+    timed_out => TimedOut, limit_reached => LimitReached, cancelled => Cancelled,
 }

@@ -25,6 +25,7 @@ pub mod actors;
 mod error;
 #[cfg(feature = "python")]
 mod py;
+pub mod size;
 pub mod sql;
 pub mod storage;
 mod sync;

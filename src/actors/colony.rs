@@ -588,6 +588,7 @@ impl Colony {
             tokio::join!(leftovers.join_all(), core.heart.leave());
             // An actor that is gone has nothing left to stop.
             let _ = supervisor.send(StopBees).await;
+            core.heart.close_cache();
             let _ = done.send(());
         });
         let _ = stopped.recv_timeout(DRAIN);

@@ -149,6 +149,13 @@ impl Heart {
         self.cache.as_ref().map(|cache| cache.stats()).unwrap_or_default()
     }
 
+    /// Gives the cache's folder back.
+    pub(crate) fn close_cache(&self) {
+        if let Some(cache) = &self.cache {
+            cache.close();
+        }
+    }
+
     /// How long one request takes, by the last listing.
     pub(crate) fn latency(&self) -> Duration {
         self.state().latency

@@ -116,6 +116,7 @@ async fn answer(core: &Arc<Core>, job: Job, query: &Arc<QueryRecord>, bee: &Arc<
         }
         Job::Sql { sql, params, session } => {
             query.set_options(session.options());
+            query.set_limits(session.limits());
             let ask = Ask { params: &params, session: &session, runtime, headers, spread: Spread::Colony, scans };
             until_stopped(query, plan(core, &sql, ask)).await?
         }

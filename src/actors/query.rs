@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::exchange::Exchange;
 use super::share::Share;
 use crate::sql::shared_scan::SharedScans;
-use crate::sql::{Params, ScanNotes};
+use crate::sql::{Limits, Params, ScanNotes};
 use crate::storage::metered::Meter;
 use crate::storage::swarm::names::QueryId;
 use crate::sync::lock;
@@ -118,6 +118,8 @@ pub(crate) struct QueryRecord {
     options: OnceLock<BTreeMap<String, String>>,
     /// Scans that its tasks on this node share.
     pub(crate) scans: Arc<SharedScans>,
+    /// What it may cost.
+    limits: OnceLock<Limits>,
     /// Its exchange with other nodes, if it has one.
     exchange: OnceLock<Arc<Exchange>>,
     /// Where the tasks that its leader gives to the swarm go; weak, because it holds this record.
@@ -149,6 +151,7 @@ impl QueryRecord {
             notes: Mutex::default(),
             options: OnceLock::new(),
             scans: Arc::default(),
+            limits: OnceLock::new(),
             exchange: OnceLock::new(),
             share: OnceLock::new(),
         }
@@ -188,8 +191,36 @@ impl QueryRecord {
         self.exchange.get().ok_or_else(|| Error::internal("a query of one node has a task for another"))
     }
 
+    /// Sets what it may cost, once, before it asks for anything.
+    pub(crate) fn set_limits(&self, limits: Limits) {
+        if limits == Limits::default() || self.limits.set(limits).is_err() {
+            return;
+        }
+        let (requests, bytes) = (limits.requests.unwrap_or(u64::MAX), limits.bytes.unwrap_or(u64::MAX));
+        let token = self.token.clone();
+        self.meter.limit(requests, bytes, move || token.cancel());
+    }
+
+    /// Says so when it, or what other nodes did for it, cost more than it may.
+    pub(crate) fn over_limit(&self) -> Option<Error> {
+        let limits = self.limits.get()?;
+        let storage = self.meter.read();
+        let swarm = self.exchange.get().map(|e| e.totals()).unwrap_or_default();
+        let over = |what: &str, spent: u64, limit: Option<u64>| {
+            let limit = limit.filter(|limit| spent > *limit)?;
+            Some(Error::limit_reached(format!(
+                "the query needs more than {limit} {what}, which max_{what} allows: SET max_{what} higher, or ask for less"
+            )))
+        };
+        over("requests", storage.requests() + swarm.requests, limits.requests)
+            .or_else(|| over("bytes", storage.bytes_read + swarm.bytes_read, limits.bytes))
+    }
+
     /// Why the query must stop now, if it must.
     pub(crate) fn stop_reason(&self) -> Option<Error> {
+        if let Some(error) = self.over_limit() {
+            return Some(error);
+        }
         if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
             return Some(Error::timed_out("the query's time limit passed: raise it or ask for less"));
         }
@@ -423,5 +454,5 @@ impl Stream for QueryStream {
 
 /// Whether an error only says that somebody asked to stop.
 pub(crate) fn is_stop(error: &Error) -> bool {
-    matches!(error.kind(), ErrorKind::Cancelled | ErrorKind::TimedOut)
+    matches!(error.kind(), ErrorKind::Cancelled | ErrorKind::TimedOut | ErrorKind::LimitReached)
 }

@@ -209,6 +209,10 @@ impl Share {
             ));
             return Ok(());
         }
+        if let Some(error) = self.query.over_limit() {
+            self.exchange.abandon(error);
+            return Ok(());
+        }
         let now = self.core.heart.now();
         let (running, waiting) = self.core.heart.attempts(self.query.id);
         running.iter().for_each(|r| lock(&self.board).started(r.task, r.attempt, now));

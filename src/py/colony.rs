@@ -3,6 +3,7 @@
 //! Names arrive as text and are resolved in the session, so `USE HIVE` and `USE BOX` hold for the methods as for SQL.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use super::records::{Described, Entry, to_dict};
 use super::stream::PyStream;
 use super::wait::wait;
 use super::{input, params};
-use crate::actors::settings::parse_size;
+use crate::size::parse_size;
 use crate::sql::Distribute;
 use crate::{AsOf, BoxName, Colony, Error, FrameRef, HiveName, Query, Result, Settings, WriteMode};
 
@@ -27,9 +28,9 @@ pub(super) struct PyColony {
     link: Arc<Link>,
 }
 
-/// Memory as Python gives it: bytes, or text like `1GB`.
+/// A size as Python gives it: bytes, or text like `1GB`.
 #[derive(FromPyObject)]
-enum Memory {
+enum Size {
     Bytes(u64),
     Text(String),
 }
@@ -38,24 +39,30 @@ enum Memory {
 impl PyColony {
     #[allow(clippy::too_many_arguments, reason = "the keywords of the Python class, each as it was given")]
     #[new]
-    #[pyo3(signature = (name, storage, bees, memory, storage_options, time_limit, join, distribute))]
+    #[pyo3(signature = (name, storage, bees, memory, storage_options, time_limit, join, distribute, cache, cache_limit))]
     fn new(
         py: Python<'_>,
         name: String,
         storage: Option<String>,
         bees: Option<usize>,
-        memory: Option<Memory>,
+        memory: Option<Size>,
         storage_options: BTreeMap<String, String>,
         time_limit: Option<f64>,
         join: bool,
         distribute: &str,
+        cache: Option<PathBuf>,
+        cache_limit: Option<Size>,
     ) -> PyResult<Self> {
         let distribute = distribute.parse::<Distribute>().or_raise(py)?;
         let settings = storage.map_or_else(Settings::default, Settings::new).with_name(name);
         let mut settings = settings.with_join(join).with_distribute(distribute);
         settings.bees = bees;
-        settings.memory = memory.map(Memory::bytes).transpose().or_raise(py)?;
+        settings.memory = memory.map(Size::bytes).transpose().or_raise(py)?;
         settings.storage_options = storage_options;
+        settings.cache = cache;
+        if let Some(limit) = cache_limit {
+            settings.cache_limit = limit.bytes().or_raise(py)?;
+        }
         settings.time_limit = time_limit.map(duration).transpose().or_raise(py)?;
         let link = Link::start(py, settings).map_err(|ended| ended.into_exception(py))?;
         Ok(Self { link })
@@ -237,7 +244,7 @@ impl PyColony {
     }
 }
 
-impl Memory {
+impl Size {
     fn bytes(self) -> Result<u64> {
         match self {
             Self::Bytes(bytes) => Ok(bytes),

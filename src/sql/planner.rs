@@ -230,13 +230,11 @@ impl Planner {
     async fn plan_query(&self, statement: DfStatement, ask: &Ask<'_>) -> Result<Planned> {
         let (draft, plan) = self.logical(statement, ask).await?;
         match plan {
-            LogicalPlan::Statement(PlanStatement::SetVariable(set)) if set.variable == "distribute" => {
-                ask.session.set_distribute(set.value.parse()?);
-                answer::done(format!("{} is {}", set.variable, set.value)).map(Planned::Answer)
-            }
             LogicalPlan::Statement(PlanStatement::SetVariable(set)) => {
-                check_option(&self.base, &set.variable, &set.value)?;
-                ask.session.set_option(set.variable.clone(), set.value.clone());
+                if !ask.session.set(&set.variable, &set.value)? {
+                    check_option(&self.base, &set.variable, &set.value)?;
+                    ask.session.set_option(set.variable.clone(), set.value.clone());
+                }
                 answer::done(format!("{} is {}", set.variable, set.value)).map(Planned::Answer)
             }
             LogicalPlan::Dml(dml) => draft.insert(dml).await,

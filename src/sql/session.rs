@@ -6,6 +6,7 @@ use std::sync::Mutex;
 
 use serde::{Deserialize, Serialize};
 
+use crate::size::parse_size;
 use crate::storage::{BoxName, FrameRef, HiveName};
 use crate::sync::lock;
 use crate::{Error, Result};
@@ -48,6 +49,16 @@ struct State {
     box_: BoxName,
     options: BTreeMap<String, String>,
     distribute: Option<Distribute>,
+    limits: Limits,
+}
+
+/// What one query may cost; it is stopped when it asks for more.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Requests to storage.
+    pub requests: Option<u64>,
+    /// Bytes asked from storage.
+    pub bytes: Option<u64>,
 }
 
 impl SqlSession {
@@ -61,6 +72,7 @@ impl SqlSession {
             box_: BoxName::new("default")?,
             options: BTreeMap::new(),
             distribute: None,
+            limits: Limits::default(),
         };
         Ok(Self { state: Mutex::new(state) })
     }
@@ -106,11 +118,43 @@ impl SqlSession {
         self.with(|s| s.distribute)
     }
 
-    pub(crate) fn set_distribute(&self, distribute: Distribute) {
-        self.with(|s| s.distribute = Some(distribute));
+    /// What `SET max_requests` and `SET max_bytes` said.
+    pub fn limits(&self) -> Limits {
+        self.with(|s| s.limits)
+    }
+
+    /// Sets one of the session's own settings; `false` when `key` is none of them.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a value that it cannot have.
+    pub(crate) fn set(&self, key: &str, value: &str) -> Result<bool> {
+        match key {
+            "distribute" => {
+                let distribute = value.parse()?;
+                self.with(|s| s.distribute = Some(distribute));
+            }
+            "max_requests" => {
+                let limit = limit(key, value, |v| v.parse().ok())?;
+                self.with(|s| s.limits.requests = limit);
+            }
+            "max_bytes" => {
+                let limit = limit(key, value, |v| parse_size(v).ok())?;
+                self.with(|s| s.limits.bytes = limit);
+            }
+            _ => return Ok(false),
+        }
+        Ok(true)
     }
 
     fn with<T>(&self, f: impl FnOnce(&mut State) -> T) -> T {
         f(&mut lock(&self.state))
     }
+}
+
+fn limit(key: &str, value: &str, parse: impl Fn(&str) -> Option<u64>) -> Result<Option<u64>> {
+    if value.eq_ignore_ascii_case("none") {
+        return Ok(None);
+    }
+    let limit = parse(value).filter(|limit| *limit > 0).map(Some);
+    limit.ok_or_else(|| Error::invalid(format!("{key} cannot be {value:?}: use a number, like 500 or '2GB', or none")))
 }

@@ -87,7 +87,8 @@ pub struct CellCache {
     /// Tells half-written files apart.
     writes: AtomicU64,
     /// Held locked for as long as the cache lives.
-    _lock: File,
+    /// Held while the folder is this cache's.
+    lock: Mutex<Option<File>>,
 }
 
 impl CellCache {
@@ -112,7 +113,7 @@ impl CellCache {
             missed_bytes: AtomicU64::new(0),
             bytes_written: AtomicU64::new(0),
             writes: AtomicU64::new(0),
-            _lock: lock,
+            lock: Mutex::new(Some(lock)),
         });
         cache.shrink();
         Ok(cache)
@@ -369,6 +370,15 @@ struct State {
 
 /// What happens to blocks. Functions that touch the disk block the thread; those that are `async` do it elsewhere.
 impl CellCache {
+    /// Gives the folder back: another process may open it. What is asked from now on goes past it.
+    pub fn close(&self) {
+        drop(lock(&self.lock).take());
+    }
+
+    fn is_open(&self) -> bool {
+        lock(&self.lock).is_some()
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         lock(&self.state)
     }
@@ -430,6 +440,9 @@ impl CellCache {
     }
 
     fn keep(&self, key: &CellKey, number: u64, block: &Block) {
+        if !self.is_open() {
+            return;
+        }
         let id = key.block(number);
         match self.write_block(key, number, block) {
             Ok(file_bytes) => {

@@ -4,8 +4,8 @@
 //! asked for (reads) or handed over (writes).
 
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -28,6 +28,19 @@ pub struct Meter {
     bytes_read: AtomicU64,
     bytes_written: AtomicU64,
     parent: Option<Arc<Meter>>,
+    limit: OnceLock<Limit>,
+}
+
+struct Limit {
+    requests: u64,
+    bytes: u64,
+    reached: Box<dyn Fn() + Send + Sync>,
+}
+
+impl std::fmt::Debug for Limit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} requests, {} bytes", self.requests, self.bytes)
+    }
 }
 
 /// A meter's totals at one moment.
@@ -60,6 +73,12 @@ impl Meter {
         Arc::new(Self { parent: Some(Arc::clone(parent)), ..Self::default() })
     }
 
+    /// Calls `reached` whenever more than `requests` have been sent or more than `bytes` asked for; set once.
+    pub fn limit(&self, requests: u64, bytes: u64, reached: impl Fn() + Send + Sync + 'static) {
+        // A query's limits are known before its first request, and stay.
+        let _ = self.limit.set(Limit { requests, bytes, reached: Box::new(reached) });
+    }
+
     /// The totals now.
     pub fn read(&self) -> MeterReading {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
@@ -75,6 +94,12 @@ impl Meter {
 
     fn add(&self, counter: fn(&Meter) -> &AtomicU64, amount: u64) {
         counter(self).fetch_add(amount, Ordering::Relaxed);
+        if let Some(limit) = self.limit.get() {
+            let now = self.read();
+            if now.requests() > limit.requests || now.bytes_read > limit.bytes {
+                (limit.reached)();
+            }
+        }
         if let Some(parent) = &self.parent {
             parent.add(counter, amount);
         }

@@ -12,8 +12,8 @@ use arrow::array::{ArrayRef, Int64Array, RecordBatch};
 use tempfile::TempDir;
 use tokio::runtime::{Handle, Runtime};
 
-use crate::ministack;
 use crate::support::{Running, folder, name, numbers, run, settings, start, values, write};
+use crate::{azurite, ministack};
 
 const WRITERS: i64 = 8;
 const APPENDS: i64 = 10;
@@ -28,6 +28,11 @@ fn appends_of_many_colonies_to_a_folder_all_land_once() {
 #[test]
 fn appends_of_many_colonies_to_s3_all_land_once() {
     appends_all_land_once(&ministack::settings("commits"));
+}
+
+#[test]
+fn appends_of_many_colonies_to_azure_all_land_once() {
+    appends_all_land_once(&azurite::settings("commits"));
 }
 
 fn appends_all_land_once(settings: &Settings) {

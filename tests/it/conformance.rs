@@ -8,6 +8,7 @@ use apiary::storage::faulty::{Faults, Faulty};
 use apiary::storage::metered::{Meter, MeterReading, Metered};
 use apiary::storage::{LocalBackend, MemoryBackend, StorageBackend, open_backend};
 use bytes::Bytes;
+use futures::TryStreamExt;
 use futures::future::join_all;
 use object_store::ObjectStore;
 use object_store::buffered::BufWriter;
@@ -15,8 +16,8 @@ use object_store::path::Path;
 use tokio::io::AsyncWriteExt;
 use tokio::runtime::Handle;
 
-use crate::ministack;
 use crate::support::{Place, files, folder, refusal};
+use crate::{azurite, ministack};
 
 /// Smallest part that S3 takes in an upload of several.
 const PART: usize = 5 << 20;
@@ -38,6 +39,12 @@ async fn memory_conforms() {
 async fn an_s3_server_conforms() {
     let url = ministack::url("conformance");
     suite(open_backend(&url, &ministack::options(), &Handle::current()).unwrap()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_azure_server_conforms() {
+    let url = azurite::url("conformance");
+    suite(open_backend(&url, &azurite::options(), &Handle::current()).unwrap()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -108,6 +115,10 @@ async fn listings_are_sorted_and_end_at_their_prefix(place: &Arc<dyn StorageBack
     assert_eq!(paths, ["list/a-b", "list/a/b", "list/b"]);
     assert!(listed.iter().all(|object| object.size == 4));
     assert!(place.list(&Path::from("nothing/here")).await.unwrap().is_empty());
+    let later = place.store().list_with_offset(Some(&Path::from("list")), &Path::from("list/a-b"));
+    let mut later: Vec<Path> = later.map_ok(|object| object.location).try_collect().await.unwrap();
+    later.sort();
+    assert_eq!(later, [Path::from("list/a/b"), Path::from("list/b")]);
 }
 
 async fn removals_are_idempotent_and_end_at_their_prefix(place: &Arc<dyn StorageBackend>) {

@@ -14,6 +14,7 @@ use crate::support::{
     Running, ask, files, folder, integers, is_idle, numbers, refusal, run, settings, start, start_with, status, until,
     write,
 };
+use crate::tpch::load;
 
 /// Runs for hours, in little memory.
 const ENDLESS: &str = "SELECT sum((a.x + b.x) % 7) FROM big a, big b";
@@ -28,6 +29,28 @@ const ROWS: i64 = 100_000;
 const GRACE: Duration = Duration::from_millis(200);
 /// What a machine may add that runs other tests too.
 const SLACK: Duration = Duration::from_secs(1);
+
+#[test]
+fn a_query_that_costs_more_than_it_may_is_stopped_and_the_next_is_not() {
+    let folder = folder();
+    load(settings(&folder));
+    let colony = start(settings(&folder));
+    let session = colony.session();
+    let ask = |sql: &str| colony.block_on(async { session.sql(sql).await?.collect().await });
+    let scan = "SELECT sum(l_quantity) FROM lineitem";
+    for (limit, named) in [("max_requests = 1", "max_requests"), ("max_bytes = '1KB'", "max_bytes")] {
+        ask(&format!("SET {limit}")).unwrap();
+        let error = ask(scan).unwrap_err();
+        assert_eq!((error.kind(), error.message().contains(named)), (ErrorKind::LimitReached, true), "{error}");
+        let written = ask("CREATE FRAME copy AS SELECT * FROM lineitem").unwrap_err();
+        assert_eq!(written.kind(), ErrorKind::LimitReached, "{written}");
+        ask(&format!("SET {named} = 'none'")).unwrap();
+        ask(scan).unwrap();
+    }
+    let left = ask("SELECT count(*) FROM information_schema.tables WHERE table_name = 'copy'").unwrap();
+    assert_eq!(integers(&left, 0), [0]);
+    assert_eq!(refusal(ask("SET max_requests = 'few'")), ErrorKind::InvalidInput);
+}
 
 #[test]
 fn a_panic_is_that_querys_error_alone() {

@@ -2,7 +2,8 @@
 //!
 //! | file | what it shows |
 //! |---|---|
-//! | `support`, `ministack` | colonies that clean up after themselves, rows, a real S3 server |
+//! | `support` | colonies that clean up after themselves, rows |
+//! | `server`, `ministack`, `azurite` | real object stores: S3, Azure |
 //! | `conformance` | every place and decorator keeps the promises that commits rest on |
 //! | `frames` | versions, checkpoints, schema rules, names, hostile ledgers |
 //! | `commits` | many writers, lost acknowledgements, conflicts |
@@ -19,6 +20,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::disallowed_methods)]
 
 mod actix_semantics;
+mod azurite;
 mod commits;
 mod conformance;
 mod crash;
@@ -27,6 +29,7 @@ mod frames;
 mod isolation;
 mod layering;
 mod ministack;
+mod server;
 mod simulation;
 mod splits;
 mod support;

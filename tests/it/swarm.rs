@@ -12,9 +12,9 @@ use arrow::array::{ArrayRef, Int64Array, RecordBatch};
 use futures::StreamExt;
 use tempfile::TempDir;
 
-use crate::ministack;
 use crate::support::{Running, ask, batch, files, folder, integers, name, run, settings, start, until, write};
 use crate::tpch::{QUERIES, load, same, sorted_rows};
+use crate::{azurite, ministack};
 
 /// Queries of TPC-H that other nodes must really have taken part in: the others scan too little to be split.
 const SHARED: usize = 20;
@@ -101,9 +101,9 @@ fn left_over(folder: &TempDir) -> usize {
     files(&folder.path().join("_queries"), "")
 }
 
-fn all_queries_are_shared_and_right(settings: &Settings, options: &BTreeMap<String, String>) {
+fn all_queries_are_shared_and_right(settings: &Settings) {
     let wanted = load(settings.clone());
-    let _nodes = ["one", "two"].map(|name| Node::start(&settings.storage, options, name));
+    let _nodes = ["one", "two"].map(|name| Node::start(&settings.storage, &settings.storage_options, name));
     let colony = leader(settings.clone());
     until_alive(&colony, 2);
     let mut shared = 0;
@@ -119,13 +119,18 @@ fn all_queries_are_shared_and_right(settings: &Settings, options: &BTreeMap<Stri
 #[test]
 fn three_nodes_on_a_folder_answer_as_one_does() {
     let folder = folder();
-    all_queries_are_shared_and_right(&settings(&folder), &BTreeMap::new());
+    all_queries_are_shared_and_right(&settings(&folder));
     until("nothing is left of the queries", || left_over(&folder) == 0);
 }
 
 #[test]
 fn three_nodes_on_s3_answer_as_one_does() {
-    all_queries_are_shared_and_right(&ministack::settings("swarm-tpch"), &ministack::options());
+    all_queries_are_shared_and_right(&ministack::settings("swarm-tpch"));
+}
+
+#[test]
+fn three_nodes_on_azure_answer_as_one_does() {
+    all_queries_are_shared_and_right(&azurite::settings("swarm-tpch"));
 }
 
 #[test]

@@ -7,7 +7,7 @@ from pathlib import Path
 import apiary
 import pyarrow as pa
 import pytest
-from apiary import Apiary
+from apiary import Apiary, InvalidInputError, LimitReachedError
 from support import s3_options
 
 
@@ -90,3 +90,28 @@ def test_a_bucket_that_is_not_there(s3: str) -> None:
         Apiary("test", storage="s3://missing/meadow", bees=1, memory="64MB", storage_options=s3_options(s3))
     assert caught.value.kind in ("not found", "storage")
     assert "very-secret" not in str(caught.value)
+
+
+def test_a_cache_answers_the_second_scan(s3: str, tmp_path: Path) -> None:
+    place = {"storage": "s3://bucket/cached", "bees": 1, "memory": "64MB", "storage_options": s3_options(s3)}
+    spent = []
+    for _ in range(2):
+        with Apiary("test", cache=tmp_path / "cells", cache_limit="100MB", **place) as ap:
+            ap.sql("CREATE FRAME IF NOT EXISTS numbers AS SELECT value FROM generate_series(1, 100000)").to_arrow()
+            result = ap.sql("SELECT sum(value) AS total FROM numbers WHERE value % 2 = 1")
+            assert result.to_arrow().to_pylist() == [{"total": 2_500_000_000}]
+            spent.append(result.stats["bytes_read"])
+    assert spent[0] > 100_000
+    assert spent[1] == 0
+    with pytest.raises(InvalidInputError, match="cache_limit"):
+        Apiary("test", cache=tmp_path / "small", cache_limit="1KB", **place)
+
+
+def test_a_query_over_its_limit_is_stopped(tmp_path: Path) -> None:
+    with Apiary("test", storage=tmp_path, bees=1, memory="64MB") as ap:
+        ap.sql("CREATE FRAME numbers AS SELECT value FROM generate_series(1, 100000)").to_arrow()
+        ap.sql("SET max_bytes = '1KB'").to_arrow()
+        with pytest.raises(LimitReachedError, match="max_bytes"):
+            ap.sql("SELECT sum(value) FROM numbers").to_arrow()
+        ap.sql("SET max_bytes = 'none'").to_arrow()
+        assert ap.sql("SELECT count(value) AS n FROM numbers").to_arrow().to_pylist() == [{"n": 100_000}]

@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use apiary::actors::settings::parse_size;
+use apiary::size::parse_size;
 use apiary::sql::Distribute;
 use apiary::{BoxName, FrameRef, HiveName, Settings};
 use clap::{Args, Parser, Subcommand};
@@ -99,7 +99,7 @@ Examples:
   apiary-node sql - < query.sql")]
 pub(crate) struct SqlArgs {
     /// The statement, or - to read it from stdin
-    #[arg(value_name = "SQL")]
+    #[arg(value_name = "SQL", allow_hyphen_values = true)]
     pub(crate) statement: String,
     /// How rows are written
     #[arg(long, value_enum, default_value_t)]

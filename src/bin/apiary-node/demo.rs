@@ -1,6 +1,6 @@
 //! `apiary-node demo`: TPC-H data, its 22 queries, and what they took.
 
-use apiary::actors::settings::format_size;
+use apiary::size::format_size;
 use apiary::{Colony, ColonyStatus, QueryStats, Session};
 use futures::StreamExt;
 

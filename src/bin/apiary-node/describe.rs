@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use apiary::actors::settings::format_size;
+use apiary::size::format_size;
 use apiary::{Colony, FrameInfo, HistoryEntry};
 use arrow::array::{ArrayRef, BooleanArray, RecordBatch, StringArray, UInt64Array};
 use arrow::error::ArrowError;

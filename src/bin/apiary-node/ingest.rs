@@ -14,7 +14,7 @@ mod input;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use apiary::actors::settings::format_size;
+use apiary::size::format_size;
 use apiary::{Colony, ErrorKind, FrameRef, Session, WriteMode, WriteResult};
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;

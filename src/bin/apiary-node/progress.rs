@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use apiary::actors::settings::format_size;
+use apiary::size::format_size;
 use indicatif::{HumanCount, ProgressBar, ProgressStyle};
 
 use crate::stopwatch::Stopwatch;

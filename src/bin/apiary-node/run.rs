@@ -1,7 +1,7 @@
 //! `apiary-node run`: a colony that lives until a signal comes.
 
 use apiary::Colony;
-use apiary::actors::settings::format_size;
+use apiary::size::format_size;
 
 use crate::failure::Outcome;
 use crate::interrupt::Interrupt;

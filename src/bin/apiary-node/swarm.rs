@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use apiary::Colony;
 use apiary::actors::NodeInfo;
-use apiary::actors::settings::format_size;
+use apiary::size::format_size;
 use arrow::array::{ArrayRef, Float64Array, RecordBatch, StringArray, UInt64Array};
 use arrow::error::ArrowError;
 

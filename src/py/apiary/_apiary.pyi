@@ -54,6 +54,8 @@ class Colony:
         time_limit: float | None,
         join: bool,
         distribute: str,
+        cache: str | None,
+        cache_limit: int | str | None,
     ) -> None: ...
     def sql(
         self, query: str, params: dict[str, Any] | list[Any] | None = None, time_limit: float | None = None

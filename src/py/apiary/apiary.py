@@ -47,6 +47,9 @@ class Apiary:
         join: whether this process takes tasks of queries that other nodes ask over the same storage.
         distribute: whether queries of this process may use other nodes: ``"auto"`` when that is expected to be faster,
             ``"always"`` whenever there is another node, ``"never"``. ``SET distribute = 'always'`` changes it.
+        cache: folder on this machine that keeps what was read of cells in a bucket: the next scan reads it from there.
+            One process at a time uses a folder.
+        cache_limit: most bytes in that folder, or text like ``"20GB"``; 4 GB without it.
     """
 
     def __init__(
@@ -60,9 +63,12 @@ class Apiary:
         time_limit: Seconds | None = None,
         join: bool = False,
         distribute: Distribute = "auto",
+        cache: str | os.PathLike[str] | None = None,
+        cache_limit: str | int | None = None,
     ) -> None:
         convert.positive("bees", bees)
         convert.positive("memory", memory)
+        convert.positive("cache_limit", cache_limit)
         self._name = name
         self._native = Colony(
             name,
@@ -73,6 +79,8 @@ class Apiary:
             convert.seconds(time_limit),
             join,
             distribute,
+            None if cache is None else os.fspath(cache),
+            cache_limit,
         )
         _open.add(self)
 

@@ -68,6 +68,12 @@ class QueryTimeoutError(ApiaryError, TimeoutError):
     kind = "timed out"
 
 
+class LimitReachedError(ApiaryError):
+    """A query asked for more requests or bytes than ``SET max_requests`` or ``SET max_bytes`` allows."""
+
+    kind = "limit reached"
+
+
 class CancelledError(ApiaryError):
     """The query was cancelled."""
 
@@ -116,6 +122,7 @@ _BY_KIND: dict[str, type[ApiaryError]] = {
         PermissionDeniedError,
         MemoryExceededError,
         QueryTimeoutError,
+        LimitReachedError,
         CancelledError,
         BusyError,
         ClosedError,

@@ -440,3 +440,12 @@ fn the_checksum_stays_what_it_is() {
     let sums = [checksum(0, b""), checksum(0, b"cells"), checksum(1, b"cells"), checksum(0, &[0; 16])];
     assert_eq!(sums, [0xd44f_3541_83b6_d328, 0x0759_54d6_52a2_8e0d, 0x58c7_9be9_00e7_9d18, 0xb923_00be_ce55_d10d]);
 }
+
+#[test]
+fn a_closed_cache_gives_its_folder_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = CellCache::open(folder.path().into(), PLENTY).unwrap();
+    assert!(CellCache::open(folder.path().into(), PLENTY).is_err());
+    first.close();
+    CellCache::open(folder.path().into(), PLENTY).unwrap();
+}
