@@ -10,10 +10,12 @@ import contextlib
 import importlib.util
 import json
 import os
+import signal
 import socket
 import statistics
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -164,6 +166,43 @@ def s3_server(place: Path) -> Iterator[dict[str, str]]:
         yield {"endpoint": endpoint, "allow_http": "true", "path_style": "true", **keys}
     finally:
         stop(server)
+
+
+class Proxy:
+    """A way to a server that can be made slow, and closed for a while."""
+
+    def __init__(self, process: subprocess.Popen[bytes], port: int) -> None:
+        self._process = process
+        self.endpoint = f"http://127.0.0.1:{port}"
+
+    @contextlib.contextmanager
+    def stopped(self, seconds: float) -> Iterator[None]:
+        """Nothing comes through for that long, or until the block ends, whichever is later."""
+        end = time.monotonic() + seconds
+        self._process.send_signal(signal.SIGSTOP)
+        timer = threading.Timer(seconds, self._process.send_signal, [signal.SIGCONT])
+        timer.start()
+        try:
+            yield
+            time.sleep(max(0.0, end - time.monotonic()))
+        finally:
+            timer.cancel()
+            self._process.send_signal(signal.SIGCONT)
+
+
+@contextlib.contextmanager
+def delayed(endpoint: str, seconds: float) -> Iterator[Proxy]:
+    """A way to ``endpoint`` that takes that much longer in each direction."""
+    port, server = free_port(), endpoint.rpartition(":")[2]
+    command = [sys.executable, str(Path(__file__).with_name("delay_proxy.py")), str(port), server, str(seconds)]
+    process = subprocess.Popen(command)
+    try:
+        proxy = Proxy(process, port)
+        wait_for(f"{proxy.endpoint}/_ministack/health", process)
+        yield proxy
+    finally:
+        process.send_signal(signal.SIGCONT)
+        stop(process)
 
 
 def ministack_settings(place: Path, port: int) -> dict[str, str]:

@@ -9,6 +9,10 @@ Measured, by subcommand:
 - ``kills``: a worker is killed (SIGKILL) at a random moment of a query; the answer must be right all the same.
 - ``leader``: the process that asks is killed at a random moment; how long until nothing is left of its query.
 - ``stragglers``: one node gets a fifth of the others' processor.
+- ``cutoff``: a worker cannot reach the S3 server for a while in the middle of a query.
+- ``clocks``: nodes whose wall clocks are hours and a year off (needs the program ``faketime``).
+- ``unlike``: a node with 256 MB and one with 2 GB share a join that the small one could not hold.
+- ``cache``: the second scan of a bucket that is 80 ms away.
 
 Every node has one bee. The process that asks (``apiary-node sql``) leads its query and works for it too: "nodes" counts
 it in ``scaling``, ``exchange`` and ``stragglers``; in the others it comes on top. Times are wall times of that
@@ -52,7 +56,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from support import node_binary, print_conditions, print_table, run_node, s3_server, spread
+from support import delayed, node_binary, print_conditions, print_table, run_node, s3_server, spread
 from tpch import TABLES, box
 
 QUERIES = range(1, 23)
@@ -64,6 +68,10 @@ FROM {0}.lineitem JOIN {0}.orders ON l_orderkey = o_orderkey GROUP BY 1, 2 ORDER
 SHUFFLE = """
 SELECT count(*) AS groups, sum(quantity) AS quantity FROM
 (SELECT l_partkey, l_suppkey, sum(l_quantity) AS quantity FROM {0}.lineitem GROUP BY l_partkey, l_suppkey)"""
+# Many bytes a row on both sides: the build side of one task is larger than a small node's memory.
+WIDE_JOIN = """
+SELECT count(*) AS n, sum(length(a.l_comment) + length(o_comment)) AS text, max(o_clerk) AS clerk
+FROM {0}.lineitem a JOIN {0}.orders ON a.l_orderkey = o_orderkey"""
 # A piece of an output larger than this is an object of its own; see src/storage/swarm/output.rs.
 INLINE_BYTES = 128 << 10
 HALF_A_CORE = 0.5
@@ -106,6 +114,7 @@ class Facts(NamedTuple):
     exchanged: int
     retries: int
     requests: int
+    bytes_read: int
 
 
 def main() -> None:
@@ -145,6 +154,12 @@ def arguments() -> argparse.Namespace:
     leading = command(leader, 1, 20)
     leading.add_argument("--nodes", type=int, default=4, help="workers (default 4)")
     leading.add_argument("--patience", type=float, help="seconds until all must be clean (default 60; 900 with --s3)")
+    cut = command(cutoff, 1, 3)
+    cut.add_argument("--seconds", type=float, default=30, help="how long the worker is cut off (default 30)")
+    command(clocks, 0.1, None)
+    command(unlike, 1, 3)
+    far = command(cache, 1, 3)
+    far.add_argument("--latency", type=float, default=0.08, help="seconds added to every request (default 0.08)")
     command(stragglers, 10, 3).add_argument("--nodes", type=int, default=4, help="nodes (default 4)")
     args = parser.parse_args()
     if hasattr(args, "rounds") and args.rounds < 1:
@@ -474,6 +489,120 @@ def straggler_line(name: str, found: dict[str, tuple[list[float], str]]) -> list
     return [name, spread(equal), spread(slow), ratio, few, more]
 
 
+def cutoff(bench: Bench) -> list[str]:
+    """One of three workers is cut off from the S3 server in the middle of a query, and comes back."""
+    seconds, rounds = bench.args.seconds, bench.args.rounds
+    bench.print_conditions(workers=3, rounds=rounds, cut_off=f"{seconds:g} s")
+    wrong: list[str] = []
+    lines = []
+    with delayed(bench.endpoint(), 0.0) as proxy, bench.swarm(2):
+        lonely = bench.add(None, options={"endpoint": proxy.endpoint})
+        for turn in range(1, rounds + 1):
+            number = KILLED_QUERIES[turn % len(KILLED_QUERIES)]
+            expected = table(bench.ask(bench.tpch(number), "never"))
+            usual = usual_seconds(bench, number)
+            with noting(wrong, f"round {turn}: Q{number}"):
+                question = bench.start(bench.tpch(number), "always")
+                time.sleep(usual / 2)
+                running = question.runs()
+                with proxy.stopped(seconds):
+                    answer = question.answer(bench.args.limit)
+                compare(expected, table(answer), bench.tpch(number))
+                begin = time.monotonic()
+                until(lambda: lonely in bench.living(), 120, lambda: f"{lonely} did not come back")
+                back = time.monotonic() - begin
+                lines.append([f"Q{number}", str(running), f"{usual:.2f}", f"{answer.seconds:.2f}", f"{back:.1f}"])
+        bench.check_left(wrong, "after all rounds")
+    print_table(["query", "ran when cut off", "undisturbed s", "cut off s", "back after s"], lines)
+    return wrong
+
+
+def clocks(bench: Bench) -> list[str]:
+    """Nodes whose wall clocks are two hours slow, two hours fast and a year fast."""
+    library = next(Path("/usr/lib").glob("**/faketime/libfaketime.so.1"), None)
+    if not library:
+        sys.exit("libfaketime is missing: install it (Debian: apt install faketime)")
+    offsets = ("-2h", "+2h", "+1y")
+    bench.print_conditions(clocks=", ".join(offsets))
+    wrong: list[str] = []
+    shared = 0
+    with bench.swarm(0):
+        # Monotonic clocks are right on such machines too.
+        fake = ["env", f"LD_PRELOAD={library}", "FAKETIME_DONT_FAKE_MONOTONIC=1"]
+        names = [bench.add(None, before=[*fake, f"FAKETIME={offset}"]) for offset in offsets]
+        for number in QUERIES:
+            with noting(wrong, f"Q{number}"):
+                sql = bench.tpch(number)
+                compare(table(bench.ask(sql, "never")), table(bench.ask(sql, "always")), sql)
+                shared += bench.facts(sql, "always").nodes == len(names) + 1
+        with noting(wrong, "a killed node"):
+            bench.kill(names[0])
+            begin = time.monotonic()
+            until(lambda: names[0] not in bench.living(), 120, lambda: f"{names[0]} is still taken for alive")
+            noticed = time.monotonic() - begin
+        bench.check_left(wrong, "after all queries")
+    print_table(
+        ["clocks", "queries", "on all nodes", "wrong", "a kill is noticed after s"],
+        [[", ".join(offsets), str(len(QUERIES)), str(shared), str(len(wrong)), f"{noticed:.1f}"]],
+    )
+    return wrong
+
+
+def unlike(bench: Bench) -> list[str]:
+    """A node with 256 MB and one with 2 GB share a join; the small one stays within its memory."""
+    rounds = bench.args.rounds
+    bench.print_conditions(nodes="256 MB, 2 GB", rounds=rounds)
+    wrong: list[str] = []
+    sql = WIDE_JOIN.format(bench.box)
+    expected = table(bench.ask(sql, "never"))
+    taken, facts = [], None
+    with bench.swarm(0):
+        small, large = bench.add(None, memory="256MB"), bench.add(None, memory="2GB")
+        for turn in range(1, rounds + 1):
+            with noting(wrong, f"round {turn}"):
+                answer = bench.ask(sql, "always")
+                compare(expected, table(answer), sql)
+                taken.append(answer.seconds)
+        with noting(wrong, "EXPLAIN ANALYZE"):
+            facts = bench.facts(sql, "always")
+        peaks = {name: bench.peak_rss(name) for name in (small, large)}
+        bench.check_left(wrong, "after all rounds")
+    row = [spread(taken), *(f"{peaks[name] >> 20}" for name in (small, large))]
+    tail = [f"{facts.exchanged >> 20}", str(facts.retries)] if facts else ["–", "–"]
+    print_table(["wall s", "256 MB node: peak RSS MB", "2 GB node", "exchanged MB", "more attempts"], [[*row, *tail]])
+    return wrong
+
+
+def cache(bench: Bench) -> list[str]:
+    """The second scan of a bucket far away, on one node and on three."""
+    rounds, latency = bench.args.rounds, bench.args.latency
+    bench.print_conditions(latency=f"{latency * 1000:g} ms", rounds=rounds)
+    wrong: list[str] = []
+    lines = []
+    with delayed(bench.endpoint(), latency / 2) as proxy:
+        far = {"endpoint": proxy.endpoint}
+        for number in (1, 6, 3):
+            sql = bench.tpch(number)
+            for nodes in (1, 3):
+                with bench.swarm(0), noting(wrong, f"Q{number} on {nodes}"):
+                    for _ in range(nodes - 1):
+                        name = bench.next_name()
+                        bench.add(None, options=far, extra=["--cache", str(bench.scratch / f"cells-{name}")], name=name)
+                    own = ["--cache", str(bench.scratch / f"cells-asks-{number}-{nodes}")]
+                    how = "always" if nodes > 1 else "never"
+                    first = bench.facts(sql, how, options=far, extra=own)
+                    later = [bench.facts(sql, how, options=far, extra=own) for _ in range(rounds)]
+                    if nodes > 1 and later[-1].nodes != nodes:
+                        raise Wrong(f"{later[-1].nodes} nodes took part")
+                    times = [facts.seconds for facts in later]
+                    kept = 1 - statistics.median(f.bytes_read for f in later) / first.bytes_read
+                    ratio = f"{first.seconds / statistics.median(times):.1f}×"
+                    cells = [f"{first.bytes_read >> 20}", f"{first.seconds:.2f}", spread(times), ratio, f"{kept:.1%}"]
+                    lines.append([f"Q{number}", str(nodes), *cells])
+    print_table(["query", "nodes", "MB", "first s", "later s", "faster", "bytes from caches"], lines)
+    return wrong
+
+
 # --- Answers ---
 
 
@@ -629,7 +758,7 @@ class Bench:
         self, args: argparse.Namespace, scratch: Path, place: Path | None, options: dict[str, str], cpu: Cpu
     ) -> None:
         self.args, self.cpu, self.box = args, cpu, box(args.scale)
-        self._scratch, self._place, self._options = scratch, place, options
+        self.scratch, self._place, self._options = scratch, place, options
         self._storage = str(place) if place else "s3://bench/meadow"
         self._nodes: dict[str, subprocess.Popen[bytes]] = {}
         self._shares: dict[str, float | None] = {}
@@ -649,12 +778,25 @@ class Bench:
         settings = self._settings()
         run_node(*settings, "generate", "tpch", "--scale", f"{self.args.scale:g}", "--into", self.box)
 
-    def _settings(self) -> list[str]:
-        pairs = [f"--storage-option={key}={value}" for key, value in self._options.items()]
+    def endpoint(self) -> str:
+        """Address of the S3 server."""
+        if self._place:
+            sys.exit(f"{self.args.command} is about a bucket: add --s3")
+        return self._options["endpoint"]
+
+    def _settings(self, options: dict[str, str] | None = None) -> list[str]:
+        pairs = [f"--storage-option={key}={value}" for key, value in {**self._options, **(options or {})}.items()]
         return ["--storage", self._storage, *pairs]
 
-    def _command(self, *command: str) -> list[str]:
-        return [str(node_binary()), *self._settings(), "--bees", "1", "--memory", self.args.memory, *command]
+    def _command(
+        self,
+        *command: str,
+        options: dict[str, str] | None = None,
+        memory: str | None = None,
+        extra: Sequence[str] = (),
+    ) -> list[str]:
+        memory = memory or self.args.memory
+        return [str(node_binary()), *self._settings(options), "--bees", "1", "--memory", memory, *extra, *command]
 
     # Nodes
 
@@ -681,11 +823,23 @@ class Bench:
                 return
             time.sleep(0.5)
 
-    def add(self, share: float | None) -> str:
-        """One more node."""
-        name = self._start_node(share)
+    def add(self, share: float | None, **how: Any) -> str:
+        """One more node; see :meth:`_start_node`."""
+        name = self._start_node(share, **how)
         self._wait_for([name])
         return name
+
+    def next_name(self) -> str:
+        return f"n{next(self._numbers)}"
+
+    def peak_rss(self, name: str) -> int:
+        """Bytes."""
+        status = Path(f"/proc/{self._nodes[name].pid}/status").read_text()
+        return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) << 10  # type: ignore[index]
+
+    def living(self) -> set[str]:
+        """Names of the nodes that the meadow shows alive."""
+        return {node["name"] for node in self.seen() if node["state"] == "alive"}
 
     def replace(self, name: str) -> None:
         """A new node for one that was killed."""
@@ -700,10 +854,12 @@ class Bench:
         process.kill()
         process.wait()
 
-    def _start_node(self, share: float | None) -> str:
-        name = f"n{next(self._numbers)}"
-        command = [*self.cpu.held_to(name, share), *self._command("run", "--name", name)]
-        with (self._scratch / f"{name}.log").open("wb") as log:
+    def _start_node(
+        self, share: float | None, *, name: str | None = None, before: Sequence[str] = (), **settings: Any
+    ) -> str:
+        name = name or self.next_name()
+        command = [*self.cpu.held_to(name, share), *before, *self._command("run", "--name", name, **settings)]
+        with (self.scratch / f"{name}.log").open("wb") as log:
             environment = {"APIARY_LOG": NODE_LOG, "NO_COLOR": "1", **os.environ}
             with INTERRUPTS.held_back():
                 process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment)
@@ -713,10 +869,10 @@ class Bench:
     def _wait_for(self, names: list[str]) -> None:
         """Until the meadow shows these nodes."""
         end = time.monotonic() + STARTS_WITHIN
-        while not set(names) <= {node["name"] for node in self.seen() if node["state"] == "alive"}:
+        while not set(names) <= self.living():
             ended = [name for name in names if self._nodes[name].poll() is not None]
             if ended or time.monotonic() > end:
-                log = (self._scratch / f"{(ended or names)[0]}.log").read_text(errors="replace")
+                log = (self.scratch / f"{(ended or names)[0]}.log").read_text(errors="replace")
                 raise SystemExit(f"nodes did not start: {', '.join(ended or names)}\n{log[-2000:]}")
             time.sleep(0.2)
 
@@ -742,7 +898,7 @@ class Bench:
 
     def _complaints(self, name: str) -> None:
         """What a node warned of, and what it took for dead though no leader was killed."""
-        log = (self._scratch / f"{name}.log").read_text(errors="replace")
+        log = (self.scratch / f"{name}.log").read_text(errors="replace")
         pattern = r"WARN|ERROR|panic" + ("" if self.args.command == "leader" else "|cleared away")
         for line in [line for line in log.splitlines() if re.search(pattern, line)][:5]:
             print(f"{name}: {line}", file=sys.stderr, flush=True)
@@ -759,10 +915,12 @@ class Bench:
 
     # Questions
 
-    def start(self, sql: str, distribute: str, share: float | None = None, form: str = "csv") -> Question:
+    def start(
+        self, sql: str, distribute: str, share: float | None = None, form: str = "csv", **settings: Any
+    ) -> Question:
         """Asks, and does not wait."""
         held = self.cpu.held_to("asks", share)
-        command = [*held, *self._command("sql", "--distribute", distribute, "--format", form, "-")]
+        command = [*held, *self._command("sql", "--distribute", distribute, "--format", form, "-", **settings)]
         return self._begin(command, sql)
 
     def _begin(self, command: list[str], text: str) -> Question:
@@ -773,8 +931,8 @@ class Bench:
             self._questions = [*running, question]
         return question
 
-    def ask(self, sql: str, distribute: str, share: float | None = None, form: str = "csv") -> Answer:
-        return self.start(sql, distribute, share, form).answer(self.args.limit)
+    def ask(self, sql: str, distribute: str, share: float | None = None, form: str = "csv", **settings: Any) -> Answer:
+        return self.start(sql, distribute, share, form, **settings).answer(self.args.limit)
 
     def tpch(self, number: int) -> str:
         """Text of a TPC-H query with the tables' three names; the fraction of query 11 depends on the scale."""
@@ -784,9 +942,11 @@ class Bench:
         named = re.sub(rf"(?i)(\bfrom\s+|\bjoin\s+|,\s*)({'|'.join(TABLES)})\b(?!\.)", rf"\1{self.box}.\2", bare)
         return re.sub(r"\* 0\.0001\b", f"* {0.0001 / self.args.scale:.10f}", named) if number == 11 else named
 
-    def _explain(self, sql: str, distribute: str, share: float | None = None) -> tuple[float, dict[str, str]]:
+    def _explain(
+        self, sql: str, distribute: str, share: float | None = None, **settings: Any
+    ) -> tuple[float, dict[str, str]]:
         """The rows of an EXPLAIN."""
-        answer = self.ask(sql, distribute, share, "json")
+        answer = self.ask(sql, distribute, share, "json", **settings)
         rows = map(json.loads, answer.text.splitlines())
         return answer.seconds, {row["plan_type"]: row["plan"] for row in rows}
 
@@ -796,12 +956,12 @@ class Bench:
         found = re.search(r"(\d+) tasks on the swarm", rows["bees"])
         return int(found[1]) if found else 1
 
-    def facts(self, sql: str, distribute: str, share: float | None = None) -> Facts:
+    def facts(self, sql: str, distribute: str, share: float | None = None, **settings: Any) -> Facts:
         """What a run cost, by EXPLAIN ANALYZE."""
-        seconds, rows = self._explain(f"EXPLAIN ANALYZE {sql}", distribute, share)
-        swarm = numbers_in(rows["swarm"])
-        extra = swarm[2] + swarm[3]
-        return Facts(seconds, numbers_in(rows["bees"])[1], swarm[0], swarm[1], extra, numbers_in(rows["storage"])[0])
+        seconds, rows = self._explain(f"EXPLAIN ANALYZE {sql}", distribute, share, **settings)
+        nodes, exchanged, retries, speculations = numbers_in(rows["swarm"])
+        requests, read = numbers_in(rows["storage"])
+        return Facts(seconds, numbers_in(rows["bees"])[1], nodes, exchanged, retries + speculations, requests, read)
 
     def seen(self) -> list[dict[str, Any]]:
         """The nodes that the meadow shows."""

@@ -28,6 +28,9 @@ use crate::{Error, Result};
 /// Consumers that an out-of-memory error names.
 const NAMED_CONSUMERS: usize = 3;
 
+/// Operators of one bee that can always begin: each may hold that part of the budget, whatever its fair share is.
+const STARTS: usize = 16;
+
 /// What a bee's chambers share.
 #[derive(Debug)]
 pub(crate) struct Combs {
@@ -79,7 +82,9 @@ impl Combs {
             .with_max_temp_directory_size(scratch_limit)
             .build()?;
         let named = NonZeroUsize::new(NAMED_CONSUMERS).unwrap_or(NonZeroUsize::MIN);
-        let pool = Arc::new(TrackConsumersPool::new(FairSpillPool::new(budget as usize), named));
+        // The rest is for operators that begin: see `ChamberPool::is_a_start`.
+        let divided = budget - budget / 8;
+        let pool = Arc::new(TrackConsumersPool::new(FairSpillPool::new(divided as usize), named));
         Ok(Self { budget, pool, disk: Arc::new(disk), cache, cells })
     }
 
@@ -97,7 +102,12 @@ impl Combs {
         let registry = DefaultObjectStoreRegistry::new();
         let url = Url::parse(ROOT_URL).map_err(|e| Error::internal(e.to_string()))?;
         registry.register_store(&url, self.cells.metered(&query.meter));
-        let pool = ChamberPool { bee: Arc::clone(&self.pool), used: AtomicU64::new(0), query: Arc::clone(query) };
+        let pool = ChamberPool {
+            budget: self.budget as usize,
+            bee: Arc::clone(&self.pool),
+            used: AtomicU64::new(0),
+            query: Arc::clone(query),
+        };
         Ok(Arc::new(RuntimeEnv {
             memory_pool: Arc::new(pool),
             disk_manager: Arc::clone(&self.disk),
@@ -109,15 +119,23 @@ impl Combs {
 
 /// A bee's pool as one query sees it.
 struct ChamberPool {
+    budget: usize,
     bee: Arc<dyn MemoryPool>,
     used: AtomicU64,
     query: Arc<QueryRecord>,
 }
 
 impl ChamberPool {
+    /// Whether an operator only asks for what it needs to begin, and there is room. The fair pool divides among all that
+    /// might spill, most of which hold nothing: a share can be too small for one batch, and who holds nothing cannot spill.
+    fn is_a_start(&self, reservation: &MemoryReservation, additional: usize) -> bool {
+        reservation.size() + additional <= self.budget / STARTS && self.bee.reserved() + additional <= self.budget
+    }
+
     fn grown(&self, bytes: usize) {
         let used = self.used.fetch_add(bytes as u64, Ordering::Relaxed) + bytes as u64;
         self.query.memory_peak.fetch_max(used, Ordering::Relaxed);
+        self.query.memory_held.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 }
 
@@ -154,10 +172,15 @@ impl MemoryPool for ChamberPool {
     fn shrink(&self, reservation: &MemoryReservation, shrink: usize) {
         self.bee.shrink(reservation, shrink);
         self.used.fetch_sub(shrink as u64, Ordering::Relaxed);
+        self.query.memory_held.fetch_sub(shrink as u64, Ordering::Relaxed);
     }
 
     fn try_grow(&self, reservation: &MemoryReservation, additional: usize) -> Result<(), DataFusionError> {
-        self.bee.try_grow(reservation, additional)?;
+        match self.bee.try_grow(reservation, additional) {
+            Ok(()) => {}
+            Err(_) if self.is_a_start(reservation, additional) => self.bee.grow(reservation, additional),
+            Err(error) => return Err(error),
+        }
         self.grown(additional);
         Ok(())
     }

@@ -18,10 +18,10 @@ use super::colony::Core;
 use super::query::QueryRecord;
 use super::share::Shared;
 use super::write::write_frame;
-use crate::sql::distribution::node_url;
+use crate::sql::distribution::{lean_options, node_url};
 use crate::sql::{Ask, Distribute, Facts, Params, PhysicalQuery, Planned, Spread, SqlSession, written};
 use crate::storage::{AsOf, FrameRef, FrameState, WriteMode};
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// What the leading bee is to do.
 pub(crate) enum Job {
@@ -52,26 +52,49 @@ enum Answer {
 impl Lead {
     /// Runs the job to its end; every outcome goes to the channels.
     pub(crate) async fn run(self, bee: &Arc<BeeCore>) {
-        let Self { core, job, query, started, batches, permit: _permit } = self;
+        let Self { core, job, query, started, batches, permit } = self;
         query.worked_on_by(bee.index);
-        let planned = caught(answer(&core, job, &query, bee)).await.and_then(|answer| answer);
-        let answer = match planned {
-            Ok(answer) => answer,
-            Err(error) => {
-                query.ended(core.temperature());
-                // A caller that has gone away needs no answer.
-                let _ = started.send(Err(error));
-                return;
-            }
-        };
-        if started.send(Ok(answer.schema())).is_err() {
-            return;
-        }
-        if let Err(error) = until_stopped(&query, answer.deliver(&core, &query, &batches)).await {
-            query.ended(core.temperature());
-            let _ = batches.send(Err(error)).await;
+        let mut asker = Asker { started: Some(started), batches };
+        let mut outcome = asker.attempt(&core, &job, &query, bee, false).await;
+        if matches!(&outcome, Err(error) if error.kind() == ErrorKind::MemoryExceeded) && query.begin_again().await {
+            tracing::info!(query = %query.id, "over the memory budget: the query is tried again with a leaner plan");
+            outcome = asker.attempt(&core, &job, &query, bee, true).await;
         }
         query.ended(core.temperature());
+        // Who sees the end finds its place free.
+        drop(permit);
+        if let Err(error) = outcome {
+            // A caller that has gone away needs no answer.
+            match asker.started.take() {
+                Some(started) => drop(started.send(Err(error))),
+                None => drop(asker.batches.send(Err(error)).await),
+            }
+        }
+    }
+}
+
+/// Who waits for the columns, then for the batches.
+struct Asker {
+    started: Option<oneshot::Sender<Result<SchemaRef>>>,
+    batches: mpsc::Sender<Result<RecordBatch>>,
+}
+
+impl Asker {
+    async fn attempt(
+        &mut self,
+        core: &Arc<Core>,
+        job: &Job,
+        query: &Arc<QueryRecord>,
+        bee: &Arc<BeeCore>,
+        lean: bool,
+    ) -> Result<()> {
+        let answer = caught(answer(core, job, query, bee, lean)).await??;
+        if let Some(started) = self.started.take()
+            && started.send(Ok(answer.schema())).is_err()
+        {
+            return Ok(());
+        }
+        until_stopped(query, answer.deliver(core, query, &self.batches)).await
     }
 }
 
@@ -106,20 +129,32 @@ impl Answer {
     }
 }
 
-async fn answer(core: &Arc<Core>, job: Job, query: &Arc<QueryRecord>, bee: &Arc<BeeCore>) -> Result<Answer> {
-    let runtime = bee.combs.chamber(query)?;
-    let (headers, scans) = (query.headers()?, Arc::clone(&query.scans));
+async fn answer(
+    core: &Arc<Core>,
+    job: &Job,
+    query: &Arc<QueryRecord>,
+    bee: &Arc<BeeCore>,
+    lean: bool,
+) -> Result<Answer> {
+    let (fresh, none) = (SqlSession::new()?, Params::None);
+    let (session, params) = match job {
+        Job::Read { .. } => (&fresh, &none),
+        Job::Sql { session, params, .. } => (session.as_ref(), params),
+    };
+    let mut options = session.options();
+    if lean {
+        options.extend(lean_options(core.settings.bee_memory()));
+    }
+    query.set_options(options.clone());
+    query.set_limits(session.limits());
+    let (runtime, headers, scans) = (bee.combs.chamber(query)?, query.headers()?, Arc::clone(&query.scans));
+    let ask = Ask { params, session, options, runtime, headers, spread: Spread::Colony, scans };
     let planned = match job {
         Job::Read { frame, columns, as_of } => {
-            let plan = core.planner.plan_read(&frame, columns.as_deref(), as_of, runtime, headers, scans);
+            let plan = core.planner.plan_read(frame, columns.as_deref(), *as_of, &ask);
             Planned::Rows(until_stopped(query, plan).await?)
         }
-        Job::Sql { sql, params, session } => {
-            query.set_options(session.options());
-            query.set_limits(session.limits());
-            let ask = Ask { params: &params, session: &session, runtime, headers, spread: Spread::Colony, scans };
-            until_stopped(query, plan(core, &sql, ask)).await?
-        }
+        Job::Sql { sql, .. } => until_stopped(query, plan(core, sql, ask, lean)).await?,
     };
     match planned {
         Planned::Answer(batch) => Ok(Answer::Ready(batch)),
@@ -134,13 +169,15 @@ async fn answer(core: &Arc<Core>, job: Job, query: &Arc<QueryRecord>, bee: &Arc<
     }
 }
 
-/// Plans a statement for this colony, or for the swarm where that is asked for or expected to be faster.
-fn plan<'a>(core: &'a Arc<Core>, sql: &'a str, ask: Ask<'a>) -> BoxFuture<'a, Result<Planned>> {
-    plan_now(core, sql, ask).boxed()
+/// Plans a statement for this colony, or, unless it is to stay `alone`, for the swarm where that is asked for or expected
+/// to be faster.
+fn plan<'a>(core: &'a Arc<Core>, sql: &'a str, ask: Ask<'a>, alone: bool) -> BoxFuture<'a, Result<Planned>> {
+    plan_now(core, sql, ask, alone).boxed()
 }
 
-async fn plan_now(core: &Arc<Core>, sql: &str, mut ask: Ask<'_>) -> Result<Planned> {
-    let distribute = ask.session.distribute().unwrap_or(core.settings.distribute);
+async fn plan_now(core: &Arc<Core>, sql: &str, mut ask: Ask<'_>, alone: bool) -> Result<Planned> {
+    let asked = ask.session.distribute().unwrap_or(core.settings.distribute);
+    let distribute = if alone { Distribute::Never } else { asked };
     if distribute == Distribute::Always && core.shareable {
         ask.spread = spread(core).await?;
     }

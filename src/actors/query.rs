@@ -28,6 +28,9 @@ use crate::{Error, ErrorKind, Result};
 /// Header that carries a query's id with its tasks.
 const QUERY_HEADER: &str = "apiary-query";
 
+/// Longest wait for the tasks of a failed try to end: they stop at their next batch.
+const LETTING_GO: Duration = Duration::from_secs(2);
+
 /// What is asked of a session.
 #[derive(Debug, Clone, Default)]
 pub struct Query {
@@ -104,6 +107,8 @@ pub(crate) struct QueryRecord {
     pub(crate) deadline: Option<Instant>,
     pub(crate) meter: Arc<Meter>,
     pub(crate) memory_peak: AtomicU64,
+    /// Bytes that its operators hold now, on all bees of this node.
+    pub(crate) memory_held: AtomicU64,
     pub(crate) spilled: AtomicU64,
     pub(crate) tasks: AtomicUsize,
     bees: Mutex<BTreeSet<usize>>,
@@ -115,7 +120,7 @@ pub(crate) struct QueryRecord {
     rows: AtomicU64,
     notes: Mutex<Arc<ScanNotes>>,
     /// What `SET` said of the engine, for every bee that works for it.
-    options: OnceLock<BTreeMap<String, String>>,
+    options: Mutex<BTreeMap<String, String>>,
     /// Scans that its tasks on this node share.
     pub(crate) scans: Arc<SharedScans>,
     /// What it may cost.
@@ -140,6 +145,7 @@ impl QueryRecord {
             deadline: limit.map(|limit| Instant::now() + limit),
             meter: Meter::within(meter),
             memory_peak: AtomicU64::new(0),
+            memory_held: AtomicU64::new(0),
             spilled: AtomicU64::new(0),
             tasks: AtomicUsize::new(0),
             bees: Mutex::default(),
@@ -149,7 +155,7 @@ impl QueryRecord {
             ended: Mutex::default(),
             rows: AtomicU64::new(0),
             notes: Mutex::default(),
-            options: OnceLock::new(),
+            options: Mutex::default(),
             scans: Arc::default(),
             limits: OnceLock::new(),
             exchange: OnceLock::new(),
@@ -157,15 +163,14 @@ impl QueryRecord {
         }
     }
 
-    /// Sets the engine's options, once.
+    /// Sets the engine's options for all of its tasks.
     pub(crate) fn set_options(&self, options: BTreeMap<String, String>) {
-        // Every task of a query brings the same ones.
-        let _ = self.options.set(options);
+        *lock(&self.options) = options;
     }
 
     /// What `SET` said of the engine.
     pub(crate) fn options(&self) -> BTreeMap<String, String> {
-        self.options.get().cloned().unwrap_or_default()
+        lock(&self.options).clone()
     }
 
     /// Says how it exchanges rows with other nodes, once.
@@ -261,6 +266,22 @@ impl QueryRecord {
         let mut workers = lock(&self.workers);
         let workers = workers.as_mut().ok_or_else(|| Error::cancelled("the query has ended"))?;
         Ok(workers.entry(index).or_insert_with(new).clone())
+    }
+
+    /// Lets go of what bees keep for its tasks, for another try, and waits until they have; `false` when it is too late for
+    /// one: rows were given, or it is to stop.
+    pub(crate) async fn begin_again(&self) -> bool {
+        if self.rows.load(Ordering::Relaxed) > 0 || self.stop_reason().is_some() {
+            return false;
+        }
+        if let Some(workers) = lock(&self.workers).as_mut() {
+            workers.clear();
+        }
+        let begun = Instant::now();
+        while self.memory_held.load(Ordering::Relaxed) > 0 && begun.elapsed() < LETTING_GO {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        true
     }
 
     pub(crate) fn planned(&self, notes: &Arc<ScanNotes>, tasks: usize) {

@@ -105,6 +105,20 @@ pub fn apply_options(config: &mut SessionConfig, options: &BTreeMap<String, Stri
     options.iter().try_for_each(|(key, value)| Ok(config.options_mut().set(key, value)?))
 }
 
+/// Options for a second try at a query that did not fit into a bee's `budget`: joins that sort and spill instead of
+/// holding one side in memory, smaller batches, less set aside for merging.
+pub fn lean_options(budget: u64) -> BTreeMap<String, String> {
+    let reserved = (budget / 64).clamp(512 << 10, 10 << 20);
+    let options = [
+        ("datafusion.optimizer.prefer_hash_join", "false".to_string()),
+        ("datafusion.optimizer.hash_join_single_partition_threshold", "0".into()),
+        ("datafusion.optimizer.hash_join_single_partition_threshold_rows", "0".into()),
+        ("datafusion.execution.batch_size", "2048".into()),
+        ("datafusion.execution.sort_spill_reservation_bytes", reserved.to_string()),
+    ];
+    options.into_iter().map(|(key, value)| (key.to_string(), value)).collect()
+}
+
 /// Adds the distributed planner.
 ///
 /// # Errors

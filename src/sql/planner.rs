@@ -1,6 +1,6 @@
 //! Statement → answer, or a physical plan that bees can run.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
@@ -66,6 +66,8 @@ pub struct Ask<'a> {
     pub params: &'a Params,
     /// What `USE` and `SET` changed.
     pub session: &'a SqlSession,
+    /// Options of the engine, as every task of the query gets them.
+    pub options: BTreeMap<String, String>,
     /// Memory, scratch and storage of the query.
     pub runtime: Arc<RuntimeEnv>,
     /// What goes with every task, so that bees know whose it is.
@@ -211,14 +213,9 @@ impl Planner {
         frame: &FrameRef,
         columns: Option<&[String]>,
         as_of: AsOf,
-        runtime: Arc<RuntimeEnv>,
-        headers: http::HeaderMap,
-        scans: Arc<SharedScans>,
+        ask: &Ask<'_>,
     ) -> Result<PhysicalQuery> {
-        let notes = Arc::new(ScanNotes::default());
-        let (session, params) = (SqlSession::new()?, Params::None);
-        let ask = Ask { params: &params, session: &session, runtime, headers, spread: Spread::Colony, scans };
-        let draft = Draft { state: self.state(&ask)?, notes, swarm: false };
+        let draft = Draft { state: self.state(ask)?, notes: Arc::default(), swarm: false };
         let table = frame_table(&self.meadow, frame, as_of, &draft.notes).await?;
         let table: Arc<dyn TableProvider> = Arc::new(table);
         let projection = columns.map(|names| projection(&table, frame, names)).transpose()?;
@@ -310,7 +307,7 @@ impl Planner {
     fn undivided(&self, ask: &Ask<'_>) -> Result<SessionStateBuilder> {
         let (hive, box_) = (ask.session.hive().to_string(), ask.session.box_name().to_string());
         let mut config = self.base.config().clone().with_default_catalog_and_schema(hive, box_);
-        apply_options(&mut config, &ask.session.options())?;
+        apply_options(&mut config, &ask.options)?;
         let builder = SessionStateBuilder::new_from_existing(self.base.clone());
         Ok(builder.with_config(config).with_runtime_env(Arc::clone(&ask.runtime)))
     }

@@ -8,6 +8,7 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::DataType;
 use datafusion::error::DataFusionError;
 use datafusion::logical_expr::{ColumnarValue, ScalarUDF, Volatility, create_udf};
+use futures::StreamExt;
 use tempfile::TempDir;
 
 use crate::support::{
@@ -29,6 +30,34 @@ const ROWS: i64 = 100_000;
 const GRACE: Duration = Duration::from_millis(200);
 /// What a machine may add that runs other tests too.
 const SLACK: Duration = Duration::from_secs(1);
+
+#[test]
+fn a_join_that_does_not_fit_is_sorted_and_spilled_instead() {
+    let folder = folder();
+    let colony = start(settings(&folder).with_bees(2).with_memory(128 << 20));
+    run(
+        &colony,
+        "CREATE FRAME wide AS SELECT value AS k, repeat(md5(CAST(value AS VARCHAR)), 10) AS t
+        FROM generate_series(1, 500000)",
+    );
+    let join = "SELECT count(*), sum(length(a.t) + length(b.t)) FROM wide a JOIN wide b ON a.k = b.k";
+    let (rows, stats) = colony.block_on(async {
+        let mut stream = colony.sql(join).await.unwrap();
+        let mut rows = Vec::new();
+        while let Some(batch) = stream.next().await {
+            rows.push(batch.unwrap());
+        }
+        (rows, stream.stats())
+    });
+    assert_eq!((integers(&rows, 0), integers(&rows, 1)), (vec![500_000], vec![500_000 * 640]));
+    assert!(stats.spilled > 0, "{stats:?}");
+    run(
+        &colony,
+        &format!("CREATE FRAME joined AS {}", join.replace("count(*), sum(length(a.t) + length(b.t))", "a.k, b.t")),
+    );
+    assert_eq!(integers(&run(&colony, "SELECT count(*) FROM joined"), 0), [500_000]);
+    until("the bees rest", || is_idle(&colony));
+}
 
 #[test]
 fn a_query_that_costs_more_than_it_may_is_stopped_and_the_next_is_not() {
