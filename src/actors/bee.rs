@@ -32,7 +32,7 @@ use super::lead::Lead;
 use super::query::{Queries, QueryRecord, query_of};
 use super::write::EncodeCells;
 use crate::sql::cell_reader::ReadCells;
-use crate::sql::distribution::apply_options;
+use crate::sql::distribution::{apply_options, read_own_files};
 use crate::sql::shared_scan::SharedScanCodec;
 use crate::storage::cells::CellFile;
 use crate::{Error, Result};
@@ -145,6 +145,7 @@ impl WorkerSessionBuilder for ChamberSessions {
         query.worked_on_by(core.index);
         let mut builder = context.builder;
         if let Some(config) = builder.config() {
+            read_own_files(config.options_mut());
             apply_options(config, &query.options())?;
             config.set_extension(Arc::clone(&query.scans));
         }

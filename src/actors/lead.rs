@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::admission::Permit;
 use super::bee::{BeeCore, caught};
 use super::colony::Core;
-use super::query::QueryRecord;
+use super::query::{QueryRecord, is_stop};
 use super::share::Shared;
 use super::write::write_frame;
 use crate::sql::distribution::{lean_options, node_url};
@@ -58,7 +58,11 @@ impl Lead {
         let mut outcome = asker.attempt(&core, &job, &query, bee, false).await;
         if matches!(&outcome, Err(error) if error.kind() == ErrorKind::MemoryExceeded) && query.begin_again().await {
             tracing::info!(query = %query.id, "over the memory budget: the query is tried again with a leaner plan");
-            outcome = asker.attempt(&core, &job, &query, bee, true).await;
+            let second = asker.attempt(&core, &job, &query, bee, true).await;
+            // What a leaner plan cannot do says less than what did not fit.
+            if second.as_ref().map_or_else(is_stop, |()| true) {
+                outcome = second;
+            }
         }
         query.ended(core.temperature());
         // Who sees the end finds its place free.
@@ -148,7 +152,7 @@ async fn answer(
     query.set_options(options.clone());
     query.set_limits(session.limits());
     let (runtime, headers, scans) = (bee.combs.chamber(query)?, query.headers()?, Arc::clone(&query.scans));
-    let ask = Ask { params, session, options, runtime, headers, spread: Spread::Colony, scans };
+    let ask = Ask { params, session, lean, options, runtime, headers, spread: Spread::Colony, scans };
     let planned = match job {
         Job::Read { frame, columns, as_of } => {
             let plan = core.planner.plan_read(frame, columns.as_deref(), *as_of, &ask);
@@ -263,10 +267,13 @@ async fn create_as(
         Ok(answer) => Ok(answer),
         Err(error) => {
             // A statement that failed leaves no empty frame behind.
-            if let Err(left) = core.meadow.drop_frame(frame, true).await {
-                tracing::warn!(%left, %frame, "a frame whose CREATE … AS failed could not be removed");
+            match core.meadow.drop_frame(frame, true).await {
+                Ok(_) => Err(error),
+                // Not to be tried again: the frame would be found there.
+                Err(left) => {
+                    Err(left.context(format!("{frame} could not be removed after CREATE … AS failed ({error})")))
+                }
             }
-            Err(error)
         }
     }
 }

@@ -278,10 +278,11 @@ impl QueryRecord {
             workers.clear();
         }
         let begun = Instant::now();
-        while self.memory_held.load(Ordering::Relaxed) > 0 && begun.elapsed() < LETTING_GO {
+        let holds = || self.memory_held.load(Ordering::Relaxed) > 0 && !self.token.is_cancelled();
+        while holds() && begun.elapsed() < LETTING_GO {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
-        true
+        self.stop_reason().is_none()
     }
 
     pub(crate) fn planned(&self, notes: &Arc<ScanNotes>, tasks: usize) {

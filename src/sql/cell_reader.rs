@@ -15,6 +15,7 @@ use datafusion::datasource::physical_plan::parquet::CachedParquetFileReaderFacto
 use datafusion::datasource::physical_plan::{FileScanConfigBuilder, ParquetFileReaderFactory, ParquetSource};
 use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::execution::runtime_env::RuntimeEnv;
+use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
 use datafusion_distributed::{WorkerPlanRewriteEvent, WorkerPlanRewriteEventResponse, WorkerPlanRewriteHandler};
 use futures::future::BoxFuture;
@@ -24,6 +25,7 @@ use parquet::errors::Result as ParquetResult;
 use parquet::file::metadata::ParquetMetaData;
 
 use super::distribution::file_scan;
+use super::shared_scan::SharedScanExec;
 use crate::storage::ledger::ROOT_URL;
 
 /// Makes readers of cells; see the module.
@@ -49,18 +51,23 @@ impl WorkerPlanRewriteHandler for ReadCells {
     ) -> Result<WorkerPlanRewriteEventResponse, DataFusionError> {
         let factory = CellReaderFactory::new(&self.0)?;
         let plan = event.plan.transform_up(|node| {
-            let Some(scan) = file_scan(&node).filter(|scan| scan.object_store_url.as_str() == ROOT_URL) else {
-                return Ok(Transformed::no(node));
+            let reading = match node.downcast_ref::<SharedScanExec>() {
+                Some(shared) => reading(shared.scan(), &factory).map(|scan| Arc::new(shared.over(scan)) as _),
+                None => reading(&node, &factory),
             };
-            let Some(source) = scan.file_source.downcast_ref::<ParquetSource>() else {
-                return Ok(Transformed::no(node));
-            };
-            let source = source.clone().with_parquet_file_reader_factory(Arc::clone(&factory) as _);
-            let scan = FileScanConfigBuilder::from(scan.clone()).with_source(Arc::new(source)).build();
-            Ok(Transformed::yes(DataSourceExec::from_data_source(scan) as _))
+            Ok(reading.map_or_else(|| Transformed::no(node), Transformed::yes))
         })?;
         Ok(WorkerPlanRewriteEventResponse::new(plan.data))
     }
+}
+
+/// `plan` with readers of `factory`, if it scans cells.
+fn reading(plan: &Arc<dyn ExecutionPlan>, factory: &Arc<CellReaderFactory>) -> Option<Arc<dyn ExecutionPlan>> {
+    let scan = file_scan(plan).filter(|scan| scan.object_store_url.as_str() == ROOT_URL)?;
+    let source = scan.file_source.downcast_ref::<ParquetSource>()?.clone();
+    let source = source.with_parquet_file_reader_factory(Arc::clone(factory) as _);
+    let scan = FileScanConfigBuilder::from(scan.clone()).with_source(Arc::new(source)).build();
+    Some(DataSourceExec::from_data_source(scan))
 }
 
 impl ParquetFileReaderFactory for CellReaderFactory {

@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use arrow::array::{ArrayRef, Int64Array, StringViewArray};
 use datafusion::catalog::memory::DataSourceExec;
 use datafusion::common::DataFusionError;
+use datafusion::common::config::ConfigOptions;
 use datafusion::common::hash_utils::create_hashes;
 use datafusion::datasource::physical_plan::FileScanConfig;
 use datafusion::execution::SessionStateBuilder;
@@ -71,7 +72,14 @@ pub(crate) fn session_config(split: &Split) -> SessionConfig {
     options.optimizer.hash_join_single_partition_threshold = BROADCAST_BYTES;
     options.optimizer.hash_join_single_partition_threshold_rows = BROADCAST_ROWS;
     options.catalog.create_default_catalog_and_schema = false;
+    read_own_files(options);
     config
+}
+
+/// Partitions of one task share a thread: taking each other's files gains nothing, and a scan that a join begins anew,
+/// because its input did not fit, would find them taken and be empty.
+pub fn read_own_files(options: &mut ConfigOptions) {
+    options.execution.enable_file_stream_work_stealing = false;
 }
 
 /// The address of any bee of another node.

@@ -66,6 +66,8 @@ pub struct Ask<'a> {
     pub params: &'a Params,
     /// What `USE` and `SET` changed.
     pub session: &'a SqlSession,
+    /// Whether it did not fit before: a join that begins its inputs anew needs scans of its own.
+    pub lean: bool,
     /// Options of the engine, as every task of the query gets them.
     pub options: BTreeMap<String, String>,
     /// Memory, scratch and storage of the query.
@@ -296,7 +298,7 @@ impl Planner {
     fn state(&self, ask: &Ask<'_>) -> Result<SessionState> {
         let mut builder = distributed(self.undivided(ask)?, &self.split, &ask.spread)?;
         builder.set_distributed_user_codec(SharedScanCodec);
-        if matches!(ask.spread, Spread::Colony) {
+        if matches!(ask.spread, Spread::Colony) && !ask.lean {
             builder.set_distributed_scale_up_leaf_node_handler(ShareScans(Arc::clone(&ask.scans)));
         }
         builder.set_distributed_passthrough_headers(ask.headers.clone())?;

@@ -62,7 +62,7 @@ impl ScaleUpLeafNodeHandler for ShareScans {
         if event.task_count < 2 {
             return None;
         }
-        self.share(event.plan, event.task_count, event.session_config.options()).map(|leaf| {
+        self.share(event.plan, event.task_count).map(|leaf| {
             let leaf: Arc<dyn ExecutionPlan> = Arc::new(leaf?);
             Ok(ScaleUpLeafNodeEventResponse::new(leaf))
         })
@@ -74,7 +74,6 @@ impl ShareScans {
         &self,
         plan: &Arc<dyn ExecutionPlan>,
         tasks: usize,
-        options: &ConfigOptions,
     ) -> Option<Result<DistributedLeafExec, DataFusionError>> {
         let scan = file_scan(plan)?;
         // An order that the files have would be lost.
@@ -85,13 +84,13 @@ impl ShareScans {
         let files: Vec<&PartitionedFile> = scan.file_groups.iter().flat_map(FileGroup::iter).collect();
         let mut all = scan.clone();
         all.file_groups = vec![FileGroup::new(pieces(&files, tasks * partitions))];
-        // None where files belong to partitions, or SET says that nothing is to be shared.
-        let queue = all.create_sibling_state(options)?;
+        // None where files belong to partitions or have an order.
+        let queue = all.create_sibling_state(&ConfigOptions::default())?;
         let mut none = scan.clone();
         none.file_groups = vec![FileGroup::default(); partitions];
         let number = self.0.add(queue);
-        let shared: Arc<dyn ExecutionPlan> =
-            Arc::new(SharedScanExec { number, scan: DataSourceExec::from_data_source(none), begun: Arc::default() });
+        let (scan, begun) = (DataSourceExec::from_data_source(none), Arc::default());
+        let shared: Arc<dyn ExecutionPlan> = Arc::new(SharedScanExec { number, scan, arrived: false, begun });
         Some(DistributedLeafExec::try_new(Arc::clone(plan), vec![shared; tasks]))
     }
 }
@@ -134,8 +133,21 @@ pub(crate) struct SharedScanExec {
     number: u64,
     /// How to read a file; it names none.
     scan: Arc<dyn ExecutionPlan>,
+    /// Whether it is in a task's plan, where it counts as one step: the library matches metrics with steps by number.
+    arrived: bool,
     /// Partitions that were started: a second start would find nothing and be taken for an empty scan.
     begun: Arc<Mutex<HashSet<usize>>>,
+}
+
+impl SharedScanExec {
+    pub(crate) fn scan(&self) -> &Arc<dyn ExecutionPlan> {
+        &self.scan
+    }
+
+    /// The same part, read by `scan`.
+    pub(crate) fn over(&self, scan: Arc<dyn ExecutionPlan>) -> Self {
+        Self { number: self.number, scan, arrived: self.arrived, begun: Arc::clone(&self.begun) }
+    }
 }
 
 impl DisplayAs for SharedScanExec {
@@ -155,7 +167,7 @@ impl ExecutionPlan for SharedScanExec {
     }
 
     fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
-        vec![&self.scan]
+        if self.arrived { Vec::new() } else { vec![&self.scan] }
     }
 
     fn apply_expressions(
@@ -170,7 +182,8 @@ impl ExecutionPlan for SharedScanExec {
         mut children: Vec<Arc<dyn ExecutionPlan>>,
     ) -> Result<Arc<dyn ExecutionPlan>, DataFusionError> {
         match (children.pop(), children.pop()) {
-            (Some(scan), None) => Ok(Arc::new(Self { number: self.number, scan, begun: Arc::clone(&self.begun) })),
+            (None, None) => Ok(self),
+            (Some(scan), None) => Ok(Arc::new(self.over(scan))),
             _ => Err(Error::internal("a shared scan has one child").into()),
         }
     }
@@ -181,7 +194,9 @@ impl ExecutionPlan for SharedScanExec {
         context: Arc<TaskContext>,
     ) -> Result<SendableRecordBatchStream, DataFusionError> {
         if !lock(&self.begun).insert(partition) {
-            return Err(Error::internal("a shared scan was started twice").into());
+            // A nested loop join does so when its first input does not fit.
+            let text = "a shared scan cannot begin anew for a join whose inputs do not fit";
+            return Err(DataFusionError::ResourcesExhausted(text.into()));
         }
         let scans = context.session_config().get_extension::<SharedScans>();
         let queue = scans.and_then(|scans| scans.get(self.number));
@@ -222,7 +237,8 @@ impl PhysicalExtensionCodec for SharedScanCodec {
         let number = <[u8; 8]>::try_from(bytes).map(u64::from_le_bytes);
         match (number, inputs) {
             (Ok(number), [scan]) => {
-                Ok(Arc::new(SharedScanExec { number, scan: Arc::clone(scan), begun: Arc::default() }))
+                let (scan, begun) = (Arc::clone(scan), Arc::default());
+                Ok(Arc::new(SharedScanExec { number, scan, arrived: true, begun }))
             }
             _ => Err(Error::corrupt("a task's plan has a step that this version does not know").into()),
         }

@@ -86,8 +86,7 @@ pub struct CellCache {
     bytes_written: AtomicU64,
     /// Tells half-written files apart.
     writes: AtomicU64,
-    /// Held locked for as long as the cache lives.
-    /// Held while the folder is this cache's.
+    /// Held locked while the folder is this cache's.
     lock: Mutex<Option<File>>,
 }
 
@@ -370,7 +369,7 @@ struct State {
 
 /// What happens to blocks. Functions that touch the disk block the thread; those that are `async` do it elsewhere.
 impl CellCache {
-    /// Gives the folder back: another process may open it. What is asked from now on goes past it.
+    /// Gives the folder back: another process may open it. Nothing is written or removed from now on.
     pub fn close(&self) {
         drop(lock(&self.lock).take());
     }
@@ -493,6 +492,9 @@ impl CellCache {
     /// Removes files that the index no longer has. One that is fetched again meanwhile may lose its file: reading it
     /// then costs a fetch.
     fn unlink(&self, ids: &[BlockId]) {
+        if !self.is_open() {
+            return;
+        }
         for id in ids {
             let file = id.file(&self.folder);
             match std::fs::remove_file(&file) {
