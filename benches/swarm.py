@@ -3,6 +3,7 @@
 Measured, by subcommand:
 
 - ``answers``: the 22 TPC-H queries on swarms of several sizes: each must be split and give what one node alone gives.
+- ``random``: random queries, on four nodes: each must be split and give what one node alone gives.
 - ``scaling``: a scan with an aggregate and a partitioned join on 1, 2 and 4 nodes with half a core each.
 - ``exchange``: bytes and requests of one shuffle between 2, 4 and 8 nodes, next to what a formula expects.
 - ``idle``: requests of a swarm that nobody asks anything, and what they cost at S3's list price.
@@ -56,6 +57,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from random_queries import queries
 from support import delayed, node_binary, print_conditions, print_table, run_node, s3_server, spread
 from tpch import TABLES, box
 
@@ -132,7 +134,7 @@ def arguments() -> argparse.Namespace:
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
 
     def command(run: Callable[[Bench], list[str]], scale: float, rounds: int | None) -> argparse.ArgumentParser:
-        sub = commands.add_parser(run.__name__, help=(run.__doc__ or "").splitlines()[0])
+        sub = commands.add_parser(run.__name__.rstrip("_"), help=(run.__doc__ or "").splitlines()[0])
         sub.set_defaults(run=run)
         sub.add_argument("--s3", action="store_true", help="an S3 server (ministack) that this script starts")
         sub.add_argument("--data", type=Path, help="folder of the data, made where it is missing (default: temporary)")
@@ -145,6 +147,8 @@ def arguments() -> argparse.Namespace:
         return sub
 
     command(answers, 1, None).add_argument("--nodes", type=counts, default=[1, 2, 4, 8], help="like 1,2,4,8")
+    some = command(random_, 0.1, None)
+    some.add_argument("--count", type=int, default=200, help="queries (default 200)")
     command(scaling, 10, 3).add_argument("--nodes", type=counts, default=[1, 2, 4], help="like 1,2,4")
     command(exchange, 1, 3).add_argument("--nodes", type=counts, default=[2, 4, 8], help="like 2,4,8")
     quiet = command(idle, 0.01, None)
@@ -216,6 +220,22 @@ def answers_line(bench: Bench, nodes: int, alone: dict[int, tuple[Table, float]]
     sizes = f"{min(tasks)} to {max(tasks)}" if tasks else "–"
     slowest = f"{max(times):.2f}" if times else "–"
     return [str(nodes), f"{equal} {of}", split, sizes, f"{sum(took):.2f}", f"{sum(times):.2f}", slowest]
+
+
+def random_(bench: Bench) -> list[str]:
+    """Random queries on four nodes and on one."""
+    count, seed = bench.args.count, bench.args.seed
+    bench.print_conditions(nodes=4, queries=count, seed=seed)
+    wrong: list[str] = []
+    split = 0
+    with bench.swarm(3):
+        for sql in queries(bench.box, count, seed):
+            with noting(wrong, sql):
+                compare(table(bench.ask(sql, "never")), table(bench.ask(sql, "always")), sql)
+                split += bench.tasks(sql) > 1
+        bench.check_left(wrong, "after all queries")
+    print_table(["queries", "equal", "split over the swarm"], [[str(count), str(count - len(wrong)), str(split)]])
+    return wrong
 
 
 def scaling(bench: Bench) -> list[str]:
