@@ -20,6 +20,7 @@
 //! | `ledger` | the actor that owns commits |
 //! | `lead` | one query's work on its leading bee |
 //! | `heartbeat` | this node's beat and its view of the swarm |
+//! | `pace` | how often this node asks what is new |
 //! | `share` | a query whose tasks this node gives to the swarm |
 //! | `foreign` | queries of other nodes that have work for this one |
 //! | `attempt` | one attempt of a shared query's task on this node |

@@ -51,8 +51,8 @@ pub(super) const LOCAL: Pace = Pace {
     list: Duration::from_secs(5),
     sweep: Duration::from_secs(10),
 };
-/// At S3's list price a node with idle company costs about 0.75 $ a month: 86,400 beats 0.43 $, 518,400
-/// looks 0.21 $, 21,600 listings 0.11 $.
+/// At S3's list price a node with idle company costs about 0.80 $ a month: 86,400 beats 0.43 $, 518,400
+/// looks 0.21 $, 25,920 listings 0.13 $, and reading the beats that changed.
 pub(super) const REMOTE: Pace = Pace {
     idle_beat: Duration::from_secs(30),
     busy_beat: Duration::from_secs(2),

@@ -19,8 +19,8 @@ use tokio_util::sync::CancellationToken;
 use super::exchange::Exchange;
 use super::share::Share;
 use crate::sql::shared_scan::SharedScans;
-use crate::sql::{Limits, Params, ScanNotes};
-use crate::storage::metered::Meter;
+use crate::sql::{Params, ScanNotes};
+use crate::storage::metered::{Limits, Meter};
 use crate::storage::swarm::names::QueryId;
 use crate::sync::lock;
 use crate::{Error, ErrorKind, Result};
@@ -201,9 +201,8 @@ impl QueryRecord {
         if limits == Limits::default() || self.limits.set(limits).is_err() {
             return;
         }
-        let (requests, bytes) = (limits.requests.unwrap_or(u64::MAX), limits.bytes.unwrap_or(u64::MAX));
         let token = self.token.clone();
-        self.meter.limit(requests, bytes, move || token.cancel());
+        self.meter.limit(limits, move || token.cancel());
     }
 
     /// Says so when it, or what other nodes did for it, cost more than it may.
@@ -211,14 +210,11 @@ impl QueryRecord {
         let limits = self.limits.get()?;
         let storage = self.meter.read();
         let swarm = self.exchange.get().map(|e| e.totals()).unwrap_or_default();
-        let over = |what: &str, spent: u64, limit: Option<u64>| {
-            let limit = limit.filter(|limit| spent > *limit)?;
-            Some(Error::limit_reached(format!(
-                "the query needs more than {limit} {what}, which max_{what} allows: SET max_{what} higher, or ask for less"
-            )))
-        };
-        over("requests", storage.requests() + swarm.requests, limits.requests)
-            .or_else(|| over("bytes", storage.bytes_read + swarm.bytes_read, limits.bytes))
+        let (requests, bytes) = (storage.requests() + swarm.requests, storage.bytes_read + swarm.bytes_read);
+        let (what, limit) = limits.exceeded(requests, bytes)?;
+        Some(Error::limit_reached(format!(
+            "the query needs more than {limit} {what}, which max_{what} allows: SET max_{what} higher, or ask for less"
+        )))
     }
 
     /// Why the query must stop now, if it must.

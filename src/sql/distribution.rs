@@ -28,6 +28,7 @@ use datafusion_distributed::{
 use url::Url;
 
 use super::planner::Spread;
+use super::shared_scan::{ShareScans, SharedScanCodec, SharedScans};
 use crate::storage::swarm::names::NodeId;
 use crate::{Error, Result};
 
@@ -127,11 +128,16 @@ pub fn lean_options(budget: u64) -> BTreeMap<String, String> {
     options.into_iter().map(|(key, value)| (key.to_string(), value)).collect()
 }
 
-/// Adds the distributed planner.
+/// Adds the distributed planner. Within a colony, tasks share the scans of `scans`, if there is one.
 ///
 /// # Errors
 /// Never in practice: the options exist.
-pub(crate) fn distributed(builder: SessionStateBuilder, split: &Split, spread: &Spread) -> Result<SessionStateBuilder> {
+pub(crate) fn distributed(
+    builder: SessionStateBuilder,
+    split: &Split,
+    spread: &Spread,
+    scans: Option<&Arc<SharedScans>>,
+) -> Result<SessionStateBuilder> {
     let (urls, bytes) = match spread {
         Spread::Colony => (Arc::new(colony_urls(split.bees)?), split.partition_bytes),
         Spread::Swarm(urls) => (Arc::clone(urls), SWARM_PARTITION_BYTES),
@@ -140,10 +146,14 @@ pub(crate) fn distributed(builder: SessionStateBuilder, split: &Split, spread: &
         .with_distributed_planner()
         .with_distributed_worker_resolver(Workers { urls: Arc::clone(&urls) })
         .with_distributed_channel_resolver(Arc::clone(&split.channels))
+        .with_distributed_user_codec(SharedScanCodec)
         .with_distributed_file_scan_config_bytes_per_partition(bytes.max(1) as usize)?;
-    match spread {
-        Spread::Colony => Ok(builder),
-        Spread::Swarm(_) => Ok(builder
+    match (spread, scans) {
+        (Spread::Colony, None) => Ok(builder),
+        (Spread::Colony, Some(scans)) => {
+            Ok(builder.with_distributed_scale_up_leaf_node_handler(ShareScans(Arc::clone(scans))))
+        }
+        (Spread::Swarm(_), _) => Ok(builder
             .with_distributed_route_tasks_handler(InTurn { urls, next: AtomicUsize::new(fastrand::usize(..1024)) })
             // Below such a union a task cannot be told how many siblings its consumer has.
             .with_distributed_children_isolator_unions(false)?),

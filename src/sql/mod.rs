@@ -35,5 +35,5 @@ pub use answer::{Facts, written};
 pub use distribution::Split;
 pub use frame_table::{ScanNote, ScanNotes};
 pub use planner::{Ask, Params, PhysicalQuery, Planned, Planner, Spread};
-pub use session::{Distribute, Limits, SqlSession};
+pub use session::{Distribute, SqlSession};
 pub use world::World;

@@ -29,7 +29,7 @@ use super::catalog::{catalogs, frame_behind, frame_of, frame_table};
 use super::distribution::{Split, apply_options, distributed, file_scan, session_config};
 use super::frame_table::ScanNotes;
 use super::session::SqlSession;
-use super::shared_scan::{ShareScans, SharedScanCodec, SharedScans};
+use super::shared_scan::SharedScans;
 use super::statement::{Kind, Statement, parse};
 use super::stop_points::StopPoints;
 use super::world::World;
@@ -296,11 +296,8 @@ impl Planner {
 
     /// A session whose plans are split.
     fn state(&self, ask: &Ask<'_>) -> Result<SessionState> {
-        let mut builder = distributed(self.undivided(ask)?, &self.split, &ask.spread)?;
-        builder.set_distributed_user_codec(SharedScanCodec);
-        if matches!(ask.spread, Spread::Colony) && !ask.lean {
-            builder.set_distributed_scale_up_leaf_node_handler(ShareScans(Arc::clone(&ask.scans)));
-        }
+        let scans = (!ask.lean).then_some(&ask.scans);
+        let mut builder = distributed(self.undivided(ask)?, &self.split, &ask.spread, scans)?;
         builder.set_distributed_passthrough_headers(ask.headers.clone())?;
         Ok(builder.build())
     }

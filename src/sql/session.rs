@@ -7,6 +7,7 @@ use std::sync::Mutex;
 use serde::{Deserialize, Serialize};
 
 use crate::size::parse_size;
+use crate::storage::metered::Limits;
 use crate::storage::{BoxName, FrameRef, HiveName};
 use crate::sync::lock;
 use crate::{Error, Result};
@@ -50,15 +51,6 @@ struct State {
     options: BTreeMap<String, String>,
     distribute: Option<Distribute>,
     limits: Limits,
-}
-
-/// What one query may cost; it is stopped when it asks for more.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Limits {
-    /// Requests to storage.
-    pub requests: Option<u64>,
-    /// Bytes asked from storage.
-    pub bytes: Option<u64>,
 }
 
 impl SqlSession {

@@ -99,10 +99,10 @@ impl ShareScans {
 /// piece costs something, waiting for a large last one costs more: each piece is a fixed part of what is left (guided
 /// self-scheduling, Polychronopoulos and Kuck 1987), down to one row group.
 fn pieces(files: &[&PartitionedFile], readers: usize) -> Vec<PartitionedFile> {
-    let mut left: u64 = files.iter().map(|file| edges(file).len() as u64 - 1).sum();
+    let edges: Vec<Vec<i64>> = files.iter().map(|file| edges(file)).collect();
+    let mut left: u64 = edges.iter().map(|edges| edges.len() as u64 - 1).sum();
     let mut pieces = Vec::new();
-    for file in files {
-        let edges = edges(file);
+    for (file, edges) in files.iter().zip(&edges) {
         let mut from = 0;
         while from + 1 < edges.len() {
             let wanted = (left / (2 * readers.max(1) as u64)).max(1) as usize;
@@ -250,9 +250,9 @@ impl PhysicalExtensionCodec for SharedScanCodec {
         bytes: &mut Vec<u8>,
         _: &dyn PhysicalProtoConverterExtension,
     ) -> Result<(), DataFusionError> {
-        let shared = node.downcast_ref::<SharedScanExec>().ok_or_else(|| {
-            Error::unsupported(format!("{} cannot be sent to another bee: SET distribute = 'never'", node.name()))
-        })?;
+        let shared = node
+            .downcast_ref::<SharedScanExec>()
+            .ok_or_else(|| Error::unsupported(format!("{} cannot be sent to another bee: use one bee", node.name())))?;
         bytes.extend(shared.number.to_le_bytes());
         Ok(())
     }

@@ -31,15 +31,31 @@ pub struct Meter {
     limit: OnceLock<Limit>,
 }
 
+/// What one query may cost.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Requests to storage.
+    pub requests: Option<u64>,
+    /// Bytes asked from storage.
+    pub bytes: Option<u64>,
+}
+
+impl Limits {
+    /// Which of them so many requests and bytes are over, and what it is.
+    pub fn exceeded(&self, requests: u64, bytes: u64) -> Option<(&'static str, u64)> {
+        let over = |what, spent, limit: Option<u64>| Some((what, limit.filter(|limit| spent > *limit)?));
+        over("requests", requests, self.requests).or_else(|| over("bytes", bytes, self.bytes))
+    }
+}
+
 struct Limit {
-    requests: u64,
-    bytes: u64,
+    limits: Limits,
     reached: Box<dyn Fn() + Send + Sync>,
 }
 
 impl std::fmt::Debug for Limit {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} requests, {} bytes", self.requests, self.bytes)
+        self.limits.fmt(f)
     }
 }
 
@@ -73,10 +89,10 @@ impl Meter {
         Arc::new(Self { parent: Some(Arc::clone(parent)), ..Self::default() })
     }
 
-    /// Calls `reached` whenever more than `requests` have been sent or more than `bytes` asked for; set once.
-    pub fn limit(&self, requests: u64, bytes: u64, reached: impl Fn() + Send + Sync + 'static) {
+    /// Calls `reached` with everything that is counted beyond `limits`; set once.
+    pub fn limit(&self, limits: Limits, reached: impl Fn() + Send + Sync + 'static) {
         // A query's limits are known before its first request, and stay.
-        let _ = self.limit.set(Limit { requests, bytes, reached: Box::new(reached) });
+        let _ = self.limit.set(Limit { limits, reached: Box::new(reached) });
     }
 
     /// The totals now.
@@ -96,7 +112,7 @@ impl Meter {
         counter(self).fetch_add(amount, Ordering::Relaxed);
         if let Some(limit) = self.limit.get() {
             let now = self.read();
-            if now.requests() > limit.requests || now.bytes_read > limit.bytes {
+            if limit.limits.exceeded(now.requests(), now.bytes_read).is_some() {
                 (limit.reached)();
             }
         }

@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 
 use apiary::Settings;
 
-use crate::server::Server;
+use crate::server::{self, Server};
 use crate::support::small;
 
 const CONTAINER: &str = "meadow";
@@ -29,9 +29,12 @@ fetch(`http://127.0.0.1:${port}/${account}/${container}?restype=container`, { me
 /// Storage options of the server.
 pub(crate) fn options() -> BTreeMap<String, String> {
     let endpoint = format!("http://{}:{}/{ACCOUNT}", Ipv4Addr::LOCALHOST, server().port);
-    let options =
-        [("endpoint", endpoint.as_str()), ("account_name", ACCOUNT), ("account_key", KEY), ("allow_http", "true")];
-    options.into_iter().map(|(key, value)| (key.to_string(), value.to_string())).collect()
+    server::options([
+        ("endpoint", endpoint.as_str()),
+        ("account_name", ACCOUNT),
+        ("account_key", KEY),
+        ("allow_http", "true"),
+    ])
 }
 
 /// A place of the server; each test has a `prefix` of its own.

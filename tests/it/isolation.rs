@@ -8,12 +8,11 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::DataType;
 use datafusion::error::DataFusionError;
 use datafusion::logical_expr::{ColumnarValue, ScalarUDF, Volatility, create_udf};
-use futures::StreamExt;
 use tempfile::TempDir;
 
 use crate::support::{
-    Running, ask, files, folder, integers, is_idle, numbers, refusal, run, settings, start, start_with, status, until,
-    write,
+    Running, answer, ask, files, folder, integers, is_idle, numbers, refusal, run, settings, start, start_with, status,
+    until, write,
 };
 use crate::tpch::load;
 
@@ -41,14 +40,7 @@ fn a_join_that_does_not_fit_is_sorted_and_spilled_instead() {
         FROM generate_series(1, 500000)",
     );
     let join = "SELECT count(*), sum(length(a.t) + length(b.t)) FROM wide a JOIN wide b ON a.k = b.k";
-    let (rows, stats) = colony.block_on(async {
-        let mut stream = colony.sql(join).await.unwrap();
-        let mut rows = Vec::new();
-        while let Some(batch) = stream.next().await {
-            rows.push(batch.unwrap());
-        }
-        (rows, stream.stats())
-    });
+    let (rows, stats) = answer(&colony, join);
     assert_eq!((integers(&rows, 0), integers(&rows, 1)), (vec![500_000], vec![500_000 * 640]));
     assert!(stats.spilled > 0, "{stats:?}");
     run(

@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 
 use apiary::Settings;
 
-use crate::server::Server;
+use crate::server::{self, Server};
 use crate::support::small;
 
 const BUCKET: &str = "meadow";
@@ -14,15 +14,14 @@ const BUCKET: &str = "meadow";
 /// Storage options of the server.
 pub(crate) fn options() -> BTreeMap<String, String> {
     let endpoint = format!("http://{}:{}", Ipv4Addr::LOCALHOST, server().port);
-    let options = [
+    server::options([
         ("endpoint", endpoint.as_str()),
         ("region", "us-east-1"),
         ("path_style", "true"),
         ("allow_http", "true"),
         ("access_key_id", "test"),
         ("secret_access_key", "test"),
-    ];
-    options.into_iter().map(|(key, value)| (key.to_string(), value.to_string())).collect()
+    ])
 }
 
 /// A place of the server; each test has a `prefix` of its own.

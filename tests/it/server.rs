@@ -2,6 +2,7 @@
 //!
 //! A shell keeps the server until its standard input closes, which happens when the test process ends, however it ends.
 
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::Path;
@@ -60,6 +61,11 @@ impl Server {
         let status = line.get(9..).and_then(|code| std::str::from_utf8(code).ok()?.parse().ok());
         status.ok_or_else(|| std::io::Error::other("no HTTP"))
     }
+}
+
+/// Storage options as settings take them.
+pub(crate) fn options<const N: usize>(pairs: [(&str, &str); N]) -> BTreeMap<String, String> {
+    pairs.map(|(key, value)| (key.to_string(), value.to_string())).into()
 }
 
 fn free_port() -> u16 {

@@ -1,10 +1,10 @@
 //! A plan that is split over bees answers as plain DataFusion does on the same rows: the 22 queries of TPC-H, for every
 //! number of partitions and bees that gave wrong answers in trials or might.
 
-use apiary::{Colony, Settings};
+use apiary::Settings;
 use tempfile::TempDir;
 
-use crate::support::{folder, integers, run, settings, start};
+use crate::support::{answer, folder, integers, run, settings, start};
 use crate::tpch::{QUERIES, Row, load, same, sorted_rows};
 
 /// Queries that must really have been split when there are bees to split for.
@@ -44,20 +44,11 @@ fn compare(settings: &Settings, wanted: &[Vec<Row>], what: &str) {
     let colony = start(settings.clone());
     let mut split = 0;
     for (index, wanted) in wanted.iter().enumerate() {
-        let (answer, tasks) = answer(&colony, index);
-        let number = index + 1;
+        let (batches, stats) = answer(&colony, QUERIES[index]);
+        let (answer, number) = (sorted_rows(&batches), index + 1);
         assert!(same(&answer, wanted), "query {number}, {what}\nwanted {wanted:?}\nthere is {answer:?}");
-        split += usize::from(tasks > 1);
+        split += usize::from(stats.tasks > 1);
     }
     let wanted = if settings.bees == Some(1) { 0 } else { SPLIT };
     assert!(split >= wanted, "{split} queries were split for {what}");
-}
-
-fn answer(colony: &Colony, query: usize) -> (Vec<Row>, usize) {
-    let answer = colony.block_on(async {
-        let stream = colony.sql(QUERIES[query]).await?;
-        let tasks = stream.stats().tasks;
-        Ok::<_, apiary::Error>((sorted_rows(&stream.collect().await?), tasks))
-    });
-    answer.unwrap_or_else(|error| panic!("query {}: {error:?}", query + 1))
 }

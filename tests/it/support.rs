@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use apiary::storage::StorageBackend;
-use apiary::{AsOf, Colony, ColonyStatus, ErrorKind, FrameRef, Settings, WriteMode, WriteResult};
+use apiary::{AsOf, Colony, ColonyStatus, ErrorKind, FrameRef, QueryStats, Settings, WriteMode, WriteResult};
 use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Int64Type};
@@ -15,6 +15,7 @@ use datafusion::error::DataFusionError;
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::logical_expr::ScalarUDF;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use futures::StreamExt;
 use object_store::ObjectStore;
 use tempfile::TempDir;
 
@@ -110,6 +111,18 @@ pub(crate) fn ask(colony: &Colony, sql: &str) -> apiary::Result<Vec<RecordBatch>
 /// The answer to a statement that must succeed.
 pub(crate) fn run(colony: &Colony, sql: &str) -> Vec<RecordBatch> {
     ask(colony, sql).unwrap_or_else(|error| panic!("{sql}: {error:?}"))
+}
+
+/// The answer to a statement, and what it cost.
+pub(crate) fn answer(colony: &Colony, sql: &str) -> (Vec<RecordBatch>, QueryStats) {
+    colony.block_on(async {
+        let mut stream = colony.sql(sql).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
+        let mut batches = Vec::new();
+        while let Some(batch) = stream.next().await {
+            batches.push(batch.unwrap_or_else(|error| panic!("{sql}: {error}")));
+        }
+        (batches, stream.stats())
+    })
 }
 
 /// The kind of an error that was wanted.

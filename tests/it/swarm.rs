@@ -7,12 +7,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use apiary::sql::Distribute;
-use apiary::{Colony, Query, QueryStats, Settings, WriteMode};
+use apiary::{Colony, Query, Settings, WriteMode};
 use arrow::array::{ArrayRef, Int64Array, RecordBatch};
-use futures::StreamExt;
 use tempfile::TempDir;
 
-use crate::support::{Running, ask, batch, files, folder, integers, name, run, settings, start, until, write};
+use crate::support::{Running, answer, ask, batch, files, folder, integers, name, run, settings, start, until, write};
 use crate::tpch::{QUERIES, load, same, sorted_rows};
 use crate::{azurite, ministack};
 
@@ -82,18 +81,6 @@ fn slow(folder: &TempDir) -> Vec<String> {
         write(&colony, "slow", batch(vec![("x", numbers)]), WriteMode::Append).unwrap();
     }
     shown(&run(&colony, SLOW))
-}
-
-/// The answer to a statement, and what it cost.
-fn answer(colony: &Colony, sql: &str) -> (Vec<RecordBatch>, QueryStats) {
-    colony.block_on(async {
-        let mut stream = colony.sql(sql).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
-        let mut batches = Vec::new();
-        while let Some(batch) = stream.next().await {
-            batches.push(batch.unwrap_or_else(|error| panic!("{sql}: {error}")));
-        }
-        (batches, stream.stats())
-    })
 }
 
 fn shown(batches: &[RecordBatch]) -> Vec<String> {
