@@ -979,9 +979,9 @@ class Bench:
     def facts(self, sql: str, distribute: str, share: float | None = None, **settings: Any) -> Facts:
         """What a run cost, by EXPLAIN ANALYZE."""
         seconds, rows = self._explain(f"EXPLAIN ANALYZE {sql}", distribute, share, **settings)
-        nodes, exchanged, retries, speculations = numbers_in(rows["swarm"])
+        nodes, exchanged, *attempts = numbers_in(rows["swarm"])
         requests, read = numbers_in(rows["storage"])
-        return Facts(seconds, numbers_in(rows["bees"])[1], nodes, exchanged, retries + speculations, requests, read)
+        return Facts(seconds, numbers_in(rows["bees"])[1], nodes, exchanged, sum(attempts), requests, read)
 
     def seen(self) -> list[dict[str, Any]]:
         """The nodes that the meadow shows."""

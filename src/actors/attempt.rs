@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::bee::{Bee, BeeCore, caught, nobodys_url};
 use super::channel::spilled_in;
 use super::colony::Core;
-use super::exchange::Exchange;
+use super::exchange::{Exchange, Listing};
 use super::query::QueryRecord;
 use crate::storage::backend::create;
 use crate::storage::swarm::beat::Running;
@@ -35,6 +35,24 @@ pub(crate) struct Attempt {
     pub(crate) number: u32,
     /// Ends it: the query's own end, or that nobody needs its rows any more.
     pub(crate) token: CancellationToken,
+}
+
+/// What ends the attempts of one query on this node when another node's was faster.
+#[derive(Debug, Default)]
+pub(crate) struct Rivals(Vec<(TaskId, CancellationToken)>);
+
+impl Rivals {
+    /// What ends a new attempt at `task`, which also ends with `parent`.
+    pub(crate) fn enter(&mut self, task: TaskId, parent: &CancellationToken) -> CancellationToken {
+        let token = parent.child_token();
+        self.0.push((task, token.clone()));
+        token
+    }
+
+    /// Ends attempts at tasks that are done: nobody needs their rows.
+    pub(crate) fn stop_beaten(&mut self, listing: &Listing) {
+        self.0.extract_if(.., |(task, _)| listing.finished.contains(task)).for_each(|(_, token)| token.cancel());
+    }
 }
 
 impl Attempt {

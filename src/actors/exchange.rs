@@ -14,6 +14,7 @@ use object_store::ObjectStore;
 use tokio::sync::Notify;
 
 use crate::storage::metered::{Meter, Metered};
+use crate::storage::swarm::board::Extra;
 use crate::storage::swarm::names::{self, Entry, NodeId, QueryId, TaskId};
 use crate::storage::swarm::output::read_partition;
 use crate::storage::swarm::record::{DoneRecord, MAX_DONE, get_bounded};
@@ -36,8 +37,7 @@ pub(crate) struct Exchange {
 struct State {
     done: HashMap<TaskId, Arc<DoneRecord>>,
     abandoned: Option<Error>,
-    retries: usize,
-    speculations: usize,
+    extra: Extra,
 }
 
 /// What a look at the query's folder showed.
@@ -58,8 +58,7 @@ pub(crate) struct Listing {
 pub(crate) struct Totals {
     pub(crate) nodes: usize,
     pub(crate) exchanged: u64,
-    pub(crate) retries: usize,
-    pub(crate) speculations: usize,
+    pub(crate) extra: Extra,
     pub(crate) memory_peak: u64,
     pub(crate) spilled: u64,
     pub(crate) requests: u64,
@@ -138,6 +137,8 @@ impl Exchange {
 
     /// A task is done.
     pub(crate) fn learned(&self, task: TaskId, record: DoneRecord) {
+        let header = &record.header;
+        tracing::debug!(%task, attempt = header.attempt, node = %header.node, ms = header.cost.elapsed_ms, "a task is done");
         self.lock().done.entry(task).or_insert_with(|| Arc::new(record));
         self.changed.notify_waiters();
     }
@@ -148,10 +149,9 @@ impl Exchange {
         self.changed.notify_waiters();
     }
 
-    /// Counts attempts beyond the first: those that failures caused, and those that slowness caused.
-    pub(crate) fn count_attempts(&self, retries: usize, speculations: usize) {
-        let mut state = self.lock();
-        (state.retries, state.speculations) = (retries, speculations);
+    /// Notes the attempts beyond the first.
+    pub(crate) fn count_attempts(&self, extra: Extra) {
+        self.lock().extra = extra;
     }
 
     /// The completion of `task`, if it is known.
@@ -189,12 +189,7 @@ impl Exchange {
     pub(crate) fn totals(&self) -> Totals {
         let state = self.lock();
         let nodes: HashSet<&NodeId> = state.done.values().map(|d| &d.header.node).chain([&self.me]).collect();
-        let mut totals = Totals {
-            nodes: nodes.len(),
-            retries: state.retries,
-            speculations: state.speculations,
-            ..Totals::default()
-        };
+        let mut totals = Totals { nodes: nodes.len(), extra: state.extra, ..Totals::default() };
         for record in state.done.values().map(|d| &d.header) {
             totals.exchanged += record.cost.bytes_written;
             if record.node == self.me {

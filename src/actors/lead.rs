@@ -18,7 +18,7 @@ use super::colony::Core;
 use super::query::{QueryRecord, is_stop};
 use super::share::Shared;
 use super::write::write_frame;
-use crate::sql::distribution::{lean_options, node_url};
+use crate::sql::distribution::{SwarmBees, lean_options, node_url};
 use crate::sql::{Ask, Distribute, Facts, Params, PhysicalQuery, Planned, Spread, SqlSession, written};
 use crate::storage::{AsOf, FrameRef, FrameState, WriteMode};
 use crate::{Error, ErrorKind, Result};
@@ -213,7 +213,8 @@ async fn spread(core: &Core) -> Result<Spread> {
     let most = nodes.iter().map(|n| n.bees).max().unwrap_or(0);
     let turns = (0..most).flat_map(|turn| nodes.iter().filter(move |n| n.bees > turn));
     let urls = turns.map(|n| node_url(&n.id)).collect::<Result<Vec<_>>>()?;
-    Ok(Spread::Swarm(Arc::new(urls)))
+    let least_memory = nodes.iter().map(|n| n.bee_memory).min().unwrap_or(0);
+    Ok(Spread::Swarm(Arc::new(SwarmBees { urls, least_memory })))
 }
 
 /// Starts a plan; one that was made for the swarm is told to the swarm.
@@ -301,6 +302,7 @@ fn facts(core: &Core, query: &QueryRecord) -> Facts {
         exchanged: stats.exchanged,
         retries: stats.retries,
         speculations: stats.speculations,
+        moves: stats.moves,
         memory_peak: stats.memory_peak,
         spilled: stats.spilled,
         requests: stats.requests,

@@ -84,6 +84,8 @@ pub struct QueryStats {
     pub retries: usize,
     /// Attempts beside slow ones.
     pub speculations: usize,
+    /// Tasks that moved to a node with nothing to do.
+    pub moves: usize,
     /// Most memory that operators held on one bee, in bytes.
     pub memory_peak: u64,
     /// Bytes spilled to scratch files.
@@ -313,8 +315,9 @@ impl QueryRecord {
             tasks: self.tasks.load(Ordering::Relaxed),
             nodes: swarm.nodes.max(1),
             exchanged: swarm.exchanged,
-            retries: swarm.retries,
-            speculations: swarm.speculations,
+            retries: swarm.extra.retries,
+            speculations: swarm.extra.speculations,
+            moves: swarm.extra.moves,
             memory_peak: self.memory_peak.load(Ordering::Relaxed).max(swarm.memory_peak),
             spilled: self.spilled.load(Ordering::Relaxed) + swarm.spilled,
             requests: storage.requests() + swarm.requests,

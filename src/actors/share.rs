@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::attempt::{Attempt, task_of};
+use super::attempt::{Attempt, Rivals, task_of};
 use super::colony::Core;
 use super::exchange::Exchange;
 use super::foreign::{clear_away, next_look};
@@ -53,6 +53,8 @@ pub(crate) struct Share {
     token: CancellationToken,
     /// Attempts on this node.
     attempts: Mutex<JoinSet<()>>,
+    /// What ends them when somebody else was faster.
+    rivals: Mutex<Rivals>,
 }
 
 /// A shared query's life: when it is dropped, the watching ends and what is left in the meadow is cleared away.
@@ -94,6 +96,7 @@ impl Shared {
             wake: Notify::new(),
             token: query.token.child_token(),
             attempts: Mutex::default(),
+            rivals: Mutex::default(),
         });
         query.set_share(&share);
         core.io().spawn(Arc::clone(&share).watch().boxed());
@@ -157,7 +160,8 @@ impl Share {
             let record = record.ok_or_else(|| Error::internal(format!("task {task} was never made")))?;
             if node == self.core.heart.id {
                 let (query, exchange) = (Arc::clone(&self.query), Arc::clone(&self.exchange));
-                let attempt = Attempt { query, exchange, task: record, number, token: self.token.clone() };
+                let token = lock(&self.rivals).enter(task, &self.token);
+                let attempt = Attempt { query, exchange, task: record, number, token };
                 let run = attempt.run(Arc::clone(&self.core));
                 lock(&self.attempts).spawn_on(run, self.core.io());
                 return Ok(());
@@ -213,6 +217,7 @@ impl Share {
             self.exchange.abandon(error);
             return Ok(());
         }
+        lock(&self.rivals).stop_beaten(&listing);
         let now = self.core.heart.now();
         let (running, waiting) = self.core.heart.attempts(self.query.id);
         running.iter().for_each(|r| lock(&self.board).started(r.task, r.attempt, now));
@@ -241,13 +246,12 @@ impl Share {
         let (records, mut board) = (lock(&self.records), lock(&self.board));
         for task in records.keys() {
             if let Some(done) = exchange.done(*task) {
-                board.done(*task, done.header.attempt, now);
+                board.done(*task, &done.header.node, Duration::from_millis(done.header.cost.elapsed_ms), now);
             }
         }
         let ready = |task: TaskId| records.get(&task).is_some_and(|r| exchange.has_all(&r.header.inputs));
         let actions = board.decide(now, &nodes, ready);
-        let (retries, speculations) = board.extra_attempts();
-        exchange.count_attempts(retries, speculations);
+        exchange.count_attempts(board.extra_attempts());
         actions
     }
 

@@ -80,6 +80,8 @@ pub struct Facts {
     pub retries: usize,
     /// Attempts beside slow ones.
     pub speculations: usize,
+    /// Tasks that moved to a node with nothing to do.
+    pub moves: usize,
     /// Largest memory held by one bee for it, in bytes.
     pub memory_peak: u64,
     /// Bytes spilled to scratch files.
@@ -102,8 +104,8 @@ impl Facts {
         let memory = format!("peak {} bytes on one bee, spilled {} bytes", self.memory_peak, self.spilled);
         let storage = format!("{} requests, {} bytes", self.requests, self.bytes_read);
         let swarm = format!(
-            "{} nodes, {} bytes exchanged, {} retries, {} speculative attempts",
-            self.nodes, self.exchanged, self.retries, self.speculations
+            "{} nodes, {} bytes exchanged, {} retries, {} speculative attempts, {} moved tasks",
+            self.nodes, self.exchanged, self.retries, self.speculations, self.moves
         );
         plans(&[
             ("bees", bees),

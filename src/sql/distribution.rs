@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use arrow::array::{ArrayRef, Int64Array, StringViewArray};
+use async_trait::async_trait;
 use datafusion::catalog::memory::DataSourceExec;
 use datafusion::common::DataFusionError;
 use datafusion::common::config::ConfigOptions;
@@ -22,13 +23,15 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::repartition::REPARTITION_RANDOM_STATE;
 use datafusion::prelude::SessionConfig;
 use datafusion_distributed::{
-    ChannelResolver, DistributedExt, DistributedLeafExec, RouteTasksEvent, RouteTasksEventResponse, RouteTasksHandler,
-    SessionStateBuilderExt, WorkerResolver,
+    ChannelResolver, DesiredTaskCountEvent, DesiredTaskCountEventResponse, DesiredTaskCountHandler, DistributedExt,
+    DistributedLeafExec, RouteTasksEvent, RouteTasksEventResponse, RouteTasksHandler, SessionStateBuilderExt,
+    WorkerResolver,
 };
 use url::Url;
 
 use super::planner::Spread;
 use super::shared_scan::{ShareScans, SharedScanCodec, SharedScans};
+use crate::storage::leafcutter::{MAX_TASKS_PER_BEE, tasks};
 use crate::storage::swarm::names::NodeId;
 use crate::{Error, Result};
 
@@ -36,10 +39,6 @@ use crate::{Error, Result};
 const BROADCAST_BYTES: usize = 4 << 20;
 /// The same in rows, where bytes are not known.
 const BROADCAST_ROWS: usize = 256 << 10;
-
-/// Bytes of cells that one partition scans before another node joins in: a plan is given to the swarm only when that
-/// pays, and then all of it is used.
-const SWARM_PARTITION_BYTES: u64 = 64 << 10;
 
 /// The bees a plan may be split over, and how finely.
 #[derive(Clone)]
@@ -138,23 +137,27 @@ pub(crate) fn distributed(
     spread: &Spread,
     scans: Option<&Arc<SharedScans>>,
 ) -> Result<SessionStateBuilder> {
-    let (urls, bytes) = match spread {
-        Spread::Colony => (Arc::new(colony_urls(split.bees)?), split.partition_bytes),
-        Spread::Swarm(urls) => (Arc::clone(urls), SWARM_PARTITION_BYTES),
-    };
     let builder = builder
         .with_distributed_planner()
-        .with_distributed_worker_resolver(Workers { urls: Arc::clone(&urls) })
         .with_distributed_channel_resolver(Arc::clone(&split.channels))
         .with_distributed_user_codec(SharedScanCodec)
-        .with_distributed_file_scan_config_bytes_per_partition(bytes.max(1) as usize)?;
+        .with_distributed_file_scan_config_bytes_per_partition(split.partition_bytes.max(1) as usize)?;
+    let colony = |builder: SessionStateBuilder| {
+        Ok::<_, Error>(builder.with_distributed_worker_resolver(Workers(colony_urls(split.bees)?)))
+    };
     match (spread, scans) {
-        (Spread::Colony, None) => Ok(builder),
+        (Spread::Colony, None) => colony(builder),
         (Spread::Colony, Some(scans)) => {
-            Ok(builder.with_distributed_scale_up_leaf_node_handler(ShareScans(Arc::clone(scans))))
+            Ok(colony(builder)?.with_distributed_scale_up_leaf_node_handler(ShareScans(Arc::clone(scans))))
         }
-        (Spread::Swarm(_), _) => Ok(builder
-            .with_distributed_route_tasks_handler(InTurn { urls, next: AtomicUsize::new(fastrand::usize(..1024)) })
+        (Spread::Swarm(bees), _) => Ok(builder
+            // As many as a stage may have tasks.
+            .with_distributed_worker_resolver(Workers(vec![bees.urls.clone(); MAX_TASKS_PER_BEE].concat()))
+            .with_distributed_desired_task_count_handler(CutScans(Arc::clone(bees)))
+            .with_distributed_route_tasks_handler(InTurn {
+                bees: Arc::clone(bees),
+                next: AtomicUsize::new(fastrand::usize(..1024)),
+            })
             // Below such a union a task cannot be told how many siblings its consumer has.
             .with_distributed_children_isolator_unions(false)?),
     }
@@ -164,20 +167,43 @@ fn colony_urls(bees: usize) -> Result<Vec<Url>> {
     (0..bees).map(bee_url).collect()
 }
 
-struct Workers {
-    urls: Arc<Vec<Url>>,
-}
+struct Workers(Vec<Url>);
 
 impl WorkerResolver for Workers {
     fn get_urls(&self) -> Result<Vec<Url>, DataFusionError> {
-        Ok(self.urls.as_ref().clone())
+        Ok(self.0.clone())
+    }
+}
+
+/// Bees of all nodes that a plan may be spread over.
+#[derive(Debug)]
+pub struct SwarmBees {
+    /// Their addresses, those of different nodes in turn.
+    pub urls: Vec<Url>,
+    /// Memory of the smallest, in bytes.
+    pub least_memory: u64,
+}
+
+/// Cuts scans into tasks for the bees of the swarm.
+struct CutScans(Arc<SwarmBees>);
+
+#[async_trait]
+impl DesiredTaskCountHandler for CutScans {
+    async fn handle(
+        &self,
+        event: DesiredTaskCountEvent<'_>,
+    ) -> Option<Result<DesiredTaskCountEventResponse, DataFusionError>> {
+        let scan = file_scan(event.plan)?;
+        let bytes = scan.file_groups.iter().flat_map(|group| group.files()).map(|file| file.effective_size()).sum();
+        let tasks = tasks(bytes, self.0.urls.len(), self.0.least_memory);
+        Some(Ok(DesiredTaskCountEventResponse::desired(tasks)))
     }
 }
 
 /// Gives tasks to workers in turn, and each stage where the one before it ended: small stages do not all meet on the
 /// same bee. A stage that scans starts where its first cell says, so that the same scan meets the same caches again.
 struct InTurn {
-    urls: Arc<Vec<Url>>,
+    bees: Arc<SwarmBees>,
     next: AtomicUsize,
 }
 
@@ -185,7 +211,8 @@ impl RouteTasksHandler for InTurn {
     fn handle(&self, event: RouteTasksEvent<'_>) -> Option<Result<RouteTasksEventResponse, DataFusionError>> {
         let next = self.next.fetch_add(event.task_count, Ordering::Relaxed);
         let start = first_cell(event.plan).unwrap_or(next);
-        let urls = self.urls.iter().cycle().skip(start % self.urls.len()).take(event.task_count);
+        let urls = &self.bees.urls;
+        let urls = urls.iter().cycle().skip(start % urls.len()).take(event.task_count);
         Some(Ok(RouteTasksEventResponse::new(urls.cloned().collect())))
     }
 }

@@ -3,6 +3,18 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use super::answer;
+use super::catalog::{catalogs, frame_behind, frame_of, frame_table};
+use super::distribution::{Split, SwarmBees, apply_options, distributed, file_scan, session_config};
+use super::frame_table::ScanNotes;
+use super::session::SqlSession;
+use super::shared_scan::SharedScans;
+use super::statement::{Kind, Statement, parse};
+use super::stop_points::StopPoints;
+use super::world::World;
+use crate::storage::ledger::ROOT_URL;
+use crate::storage::{AsOf, BoxName, FrameRef, FrameState, HiveName, Meadow, WriteMode};
+use crate::{Error, Result};
 use arrow::array::RecordBatch;
 use datafusion::catalog::TableProvider;
 use datafusion::catalog::memory::DataSourceExec;
@@ -22,20 +34,6 @@ use datafusion::sql::parser::Statement as DfStatement;
 use datafusion_distributed::{
     DistributedExec, DistributedExt, DistributedLeafExec, NetworkBoundaryExt, display_plan_ascii,
 };
-use url::Url;
-
-use super::answer;
-use super::catalog::{catalogs, frame_behind, frame_of, frame_table};
-use super::distribution::{Split, apply_options, distributed, file_scan, session_config};
-use super::frame_table::ScanNotes;
-use super::session::SqlSession;
-use super::shared_scan::SharedScans;
-use super::statement::{Kind, Statement, parse};
-use super::stop_points::StopPoints;
-use super::world::World;
-use crate::storage::ledger::ROOT_URL;
-use crate::storage::{AsOf, BoxName, FrameRef, FrameState, HiveName, Meadow, WriteMode};
-use crate::{Error, Result};
 
 /// Values for `$1` or `$name` in a query.
 #[derive(Debug, Clone, Default)]
@@ -55,8 +53,8 @@ pub enum Spread {
     /// On the bees of this colony.
     #[default]
     Colony,
-    /// On the bees behind these addresses, a task at a time, however small it is.
-    Swarm(Arc<Vec<Url>>),
+    /// On these bees, a task at a time, however small it is.
+    Swarm(Arc<SwarmBees>),
 }
 
 /// What a statement is planned with.

@@ -1,7 +1,9 @@
-//! How large cells, row groups and open files are cut, so that the bee that gets them can hold them.
+//! How large cells, row groups, open files and tasks are cut, so that the bee that gets them can hold them.
 //!
 //! One bee with budget `B` writes up to [`MAX_OPEN_CELLS`] cells at once and decodes row groups of several columns while
-//! operators hold their own state. A cell of `B / 4` leaves three quarters of the budget for that.
+//! operators hold their own state. A cell of `B / 4` leaves three quarters of the budget for that. A task of a shared
+//! query scans no more than `B / 4` either, `B` being that of the smallest bee that may get it: the stages above it have
+//! as many tasks, so that what one of them must hold shrinks alike.
 
 /// Smallest target of a cell: below it the per-file costs (footer, request, ledger entry) outweigh the scan.
 pub const MIN_CELL: u64 = 16 << 20;
@@ -11,6 +13,24 @@ pub const MAX_CELL: u64 = 256 << 20;
 pub const ROW_GROUP_ROWS: usize = 122_880;
 /// Partition folders written to at the same time; beyond it the largest open cell is closed.
 pub const MAX_OPEN_CELLS: usize = 64;
+/// Encoded bytes that are worth a task of their own: below it, its few requests cost more than its rows.
+const MIN_TASK: u64 = 128 << 10;
+/// Encoded bytes of a task when there is a choice: about a second of a small core.
+const EVEN_TASK: u64 = 32 << 20;
+/// Tasks of a stage for each bee when there is enough to scan: a bee that is done early takes over what waits for a
+/// slow one.
+const EVEN_TASKS_PER_BEE: usize = 4;
+/// Tasks of a stage for each bee at most: every one reads from every task below it.
+pub const MAX_TASKS_PER_BEE: usize = 16;
+
+/// Tasks of a stage that scans `bytes`, for `bees` of which the smallest has `budget` bytes.
+pub fn tasks(bytes: u64, bees: usize, budget: u64) -> usize {
+    let per_bee = |count: u64, most: usize| (count as usize).min(bees.saturating_mul(most));
+    let for_all = per_bee(bytes.div_ceil(MIN_TASK), 1);
+    let even = per_bee(bytes / EVEN_TASK, EVEN_TASKS_PER_BEE);
+    let fitting = per_bee(bytes.div_ceil((budget / 4).max(MIN_CELL)), MAX_TASKS_PER_BEE);
+    for_all.max(even).max(fitting).max(1)
+}
 
 /// How one bee cuts what it writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +64,17 @@ mod tests {
         assert_eq!(cut(32 << 20, 100).cell_bytes, MIN_CELL);
         assert_eq!(cut(512 << 20, 100).cell_bytes, 128 << 20);
         assert_eq!(cut(64 << 30, 100).cell_bytes, MAX_CELL);
+    }
+
+    #[test]
+    fn tasks_follow_the_bees_then_the_work_then_the_smallest_budget() {
+        assert_eq!(tasks(0, 8, 1 << 30), 1);
+        assert_eq!(tasks(300 << 10, 8, 1 << 30), 3);
+        assert_eq!(tasks(100 << 20, 8, 1 << 30), 8);
+        assert_eq!(tasks(640 << 20, 8, 1 << 30), 20);
+        assert_eq!(tasks(4 << 30, 8, 1 << 30), 32);
+        assert_eq!(tasks(4 << 30, 8, 256 << 20), 64);
+        assert_eq!(tasks(4 << 40, 8, 256 << 20), 128);
     }
 
     #[test]

@@ -21,7 +21,7 @@ use uuid::Uuid;
 /// Seeds of a test run; `APIARY_SEEDS` asks for more.
 const SEEDS: u64 = 400;
 /// Tasks of the two stages.
-const TASKS: [u32; 2] = [4, 3];
+const TASKS: [u32; 2] = [7, 3];
 /// Milliseconds between two steps of a node, at most.
 const STEP: u64 = 60;
 /// Milliseconds between a node's beats.
@@ -383,6 +383,9 @@ impl Sim {
                     let (bytes, _) = &self.store[&self.key(entry)];
                     let record = DoneRecord::parse(bytes).unwrap();
                     self.nodes[index].done.insert(*task, record);
+                    let beaten = |work: &Work| matches!(work, Work::Waiting | Work::Until(_) | Work::Output);
+                    let mine = self.nodes[index].work.iter_mut().filter(|((t, _), work)| t == task && beaten(work));
+                    mine.for_each(|(_, work)| *work = Work::Ended);
                 }
                 _ => {}
             }
@@ -484,7 +487,8 @@ impl Sim {
         self.learn(0, &entries);
         let now = at(self.now);
         for (task, record) in &self.nodes[0].done {
-            self.leader.board.done(*task, record.header.attempt, now);
+            let took = Duration::from_millis(record.header.cost.elapsed_ms);
+            self.leader.board.done(*task, &record.header.node, took, now);
         }
         for entry in &entries {
             if let Entry::Failed(task, attempt) = entry

@@ -102,16 +102,17 @@ fn a_straggler_gets_one_rival_and_a_task_without_input_none() {
         board.add(task(1, i as u32), id(name), SECOND);
         board.started(task(1, i as u32), 0, SECOND);
     }
-    board.done(task(1, 0), 0, SECOND * 4);
-    board.done(task(1, 1), 0, SECOND * 4);
+    board.done(task(1, 0), &id("b"), SECOND * 3, SECOND * 4);
+    board.done(task(1, 1), &id("b"), SECOND * 3, SECOND * 4);
     let nodes = [node("a", 1), node("b", 1), node("c", 1)];
-    assert_eq!(decide(&mut board, 7, &nodes), []);
-    assert_eq!(board.decide(SECOND * 8, &nodes, |_| false), []);
-    assert_eq!(assigned(&decide(&mut board, 8, &nodes)), [(task(1, 2), 1, "a".into())]);
-    assert_eq!(decide(&mut board, 10, &nodes), []);
-    board.done(task(1, 2), 1, SECOND * 21);
+    assert_eq!(board.decide(SECOND * 9, &nodes, |_| false), []);
+    assert_eq!(decide(&mut board, 10, &nodes), [], "it could not begin before its inputs were there");
+    assert_eq!(decide(&mut board, 17, &nodes), []);
+    assert_eq!(assigned(&decide(&mut board, 18, &nodes)), [(task(1, 2), 1, "a".into())]);
+    assert_eq!(decide(&mut board, 19, &nodes), []);
+    board.done(task(1, 2), &id("a"), SECOND, SECOND * 20);
     assert!(board.is_done());
-    assert_eq!(board.extra_attempts(), (0, 1));
+    assert_eq!(board.extra_attempts(), Extra { speculations: 1, ..Extra::default() });
 }
 
 #[test]
@@ -123,4 +124,56 @@ fn work_goes_where_there_is_least() {
     let nodes = [node("a", 1), node("b", 1)];
     let given = assigned(&decide(&mut board, 2, &nodes));
     assert_eq!(given.iter().filter(|g| g.2 == "a").count(), 2);
+}
+
+/// Two nodes of one bee; `a` has four tasks of a stage, `b` has finished its own.
+fn backlog() -> (Board, [Candidate; 2]) {
+    let mut board = Board::default();
+    for i in 0..4 {
+        board.add(task(1, i), id("a"), SECOND);
+    }
+    board.started(task(1, 0), 0, SECOND * 2);
+    (board, ["a", "b"].map(|name| Candidate { bees: 1, ..node(name, 1) }))
+}
+
+#[test]
+fn what_a_node_has_not_begun_moves_to_one_that_has_nothing_to_do() {
+    let (mut board, nodes) = backlog();
+    assert_eq!(decide(&mut board, 2, &nodes), [], "it has just been given");
+    for i in 1..4 {
+        board.held(task(1, i), 0, SECOND * 3);
+    }
+    let moved = assigned(&decide(&mut board, 4, &nodes));
+    assert_eq!(moved, [(task(1, 3), 1, "b".into()), (task(1, 2), 1, "b".into())], "the last first, and each its half");
+    assert_eq!(decide(&mut board, 5, &nodes), []);
+    board.done(task(1, 3), &id("b"), SECOND * 3, SECOND * 4);
+    board.done(task(1, 2), &id("b"), SECOND * 3, SECOND * 4);
+    assert_eq!(assigned(&decide(&mut board, 6, &nodes)), [(task(1, 1), 1, "b".into())]);
+    assert_eq!(decide(&mut board, 7, &nodes), [], "what runs does not move");
+    assert_eq!(board.extra_attempts(), Extra { moves: 3, ..Extra::default() });
+}
+
+#[test]
+fn a_node_that_never_says_that_it_began_is_late_all_the_same() {
+    let mut board = Board::default();
+    let nodes = ["a", "b"].map(|name| Candidate { bees: 1, ..node(name, 1) });
+    board.add(task(1, 0), id("a"), SECOND);
+    board.add(task(1, 1), id("b"), SECOND);
+    assert_eq!(decide(&mut board, 2, &nodes), []);
+    board.done(task(1, 1), &id("b"), SECOND, SECOND * 2);
+    assert_eq!(decide(&mut board, 4, &nodes), []);
+    assert_eq!(assigned(&decide(&mut board, 6, &nodes)), [(task(1, 0), 1, "b".into())]);
+}
+
+#[test]
+fn what_waits_for_its_inputs_does_not_move() {
+    let (mut board, nodes) = backlog();
+    assert_eq!(board.decide(SECOND * 3, &nodes, |_| false), []);
+}
+
+#[test]
+fn nothing_moves_to_a_node_that_is_not_fit() {
+    let (mut board, mut nodes) = backlog();
+    nodes[1].fit = false;
+    assert_eq!(decide(&mut board, 3, &nodes), []);
 }
