@@ -14,12 +14,13 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::admission::Permit;
 use super::bee::{BeeCore, caught};
+use super::change::{Replacing, replace};
 use super::colony::Core;
 use super::query::{QueryRecord, is_stop};
 use super::share::Shared;
 use super::write::write_frame;
 use crate::sql::distribution::{SwarmBees, lean_options, node_url};
-use crate::sql::{Ask, Distribute, Facts, Params, PhysicalQuery, Planned, Spread, SqlSession, written};
+use crate::sql::{Ask, Distribute, Facts, Params, PhysicalQuery, Planned, Spread, SqlSession, changed, written};
 use crate::storage::{AsOf, FrameRef, FrameState, WriteMode};
 use crate::{Error, ErrorKind, Result};
 
@@ -158,13 +159,21 @@ async fn answer(
             let plan = core.planner.plan_read(frame, columns.as_deref(), *as_of, &ask);
             Planned::Rows(until_stopped(query, plan).await?)
         }
-        Job::Sql { sql, .. } => until_stopped(query, plan(core, sql, ask, lean)).await?,
+        Job::Sql { sql, .. } => until_stopped(query, plan(core, sql, ask.clone(), lean)).await?,
     };
     match planned {
         Planned::Answer(batch) => Ok(Answer::Ready(batch)),
         Planned::Rows(physical) => {
             let (stream, shared) = start(core, &physical, query).await?;
             Ok(Answer::Rows(stream, physical, shared))
+        }
+        Planned::Change { frame, change } => {
+            let result = replace(core, &frame, &Replacing::Rows(&change), &ask, query).await?;
+            changed(&frame, &result).map(Answer::Ready)
+        }
+        Planned::Optimize { frame, cluster_by } => {
+            let result = replace(core, &frame, &Replacing::Cells(&cluster_by), &ask, query).await?;
+            changed(&frame, &result).map(Answer::Ready)
         }
         Planned::Insert { into, mode, query: physical } => insert(core, &into, mode, physical, query).await,
         Planned::CreateAs { frame, partition_by, if_not_exists, query: physical } => {
@@ -239,7 +248,7 @@ async fn insert(
     query: &Arc<QueryRecord>,
 ) -> Result<Answer> {
     let (rows, _shared) = start(core, &physical, query).await?;
-    let result = until_stopped(query, write_frame(core, into, rows, mode, query)).await?;
+    let result = until_stopped(query, write_frame(core, into, rows, mode.into(), None, query)).await?;
     query.spilled.fetch_add(spilled_bytes(&physical.plan), Ordering::Relaxed);
     written(&into.frame, &result).map(Answer::Ready)
 }
@@ -285,7 +294,7 @@ async fn give(query: &QueryRecord, batches: &mpsc::Sender<Result<RecordBatch>>, 
 }
 
 /// Awaits `work`, unless the query is cancelled or late first. A panic becomes an error.
-async fn until_stopped<T>(query: &QueryRecord, work: impl Future<Output = Result<T>>) -> Result<T> {
+pub(crate) async fn until_stopped<T>(query: &QueryRecord, work: impl Future<Output = Result<T>>) -> Result<T> {
     tokio::select! {
         biased;
         reason = query.stopped() => Err(reason),

@@ -6,7 +6,7 @@ use actix::{Actor, Addr, Context, Handler, Message, ResponseFuture};
 
 use super::bee::caught;
 use crate::storage::cells::CellFile;
-use crate::storage::{FrameState, Ledger, WriteMode};
+use crate::storage::{Change, FrameState, Ledger};
 use crate::{Error, Result};
 
 /// Puts cells into a frame; answers the version that holds them.
@@ -15,7 +15,7 @@ use crate::{Error, Result};
 struct Commit {
     base: Arc<FrameState>,
     cells: Vec<CellFile>,
-    mode: WriteMode,
+    change: Change,
 }
 
 /// The actor; see the module.
@@ -32,7 +32,7 @@ impl Handler<Commit> for LedgerActor {
 
     fn handle(&mut self, message: Commit, _: &mut Self::Context) -> Self::Result {
         let ledger = self.ledger.clone();
-        Box::pin(async move { caught(ledger.commit(&message.base, message.cells, message.mode)).await? })
+        Box::pin(async move { caught(ledger.commit(&message.base, message.cells, message.change)).await? })
     }
 }
 
@@ -56,9 +56,9 @@ impl LedgerHandle {
         &self,
         base: &Arc<FrameState>,
         cells: Vec<CellFile>,
-        mode: WriteMode,
+        change: Change,
     ) -> Result<Arc<FrameState>> {
-        let commit = Commit { base: Arc::clone(base), cells, mode };
+        let commit = Commit { base: Arc::clone(base), cells, change };
         self.addr.send(commit).await.map_err(|_| {
             Error::closed(format!(
                 "the colony stopped during a commit of {}: look at its history to see whether it landed",

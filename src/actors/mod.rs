@@ -19,6 +19,7 @@
 //! | `channel` | how a plan's tasks reach bees, and their batches come back |
 //! | `ledger` | the actor that owns commits |
 //! | `lead` | one query's work on its leading bee |
+//! | `change` | DELETE, UPDATE, MERGE and OPTIMIZE |
 //! | `heartbeat` | this node's beat and its view of the swarm |
 //! | `pace` | how often this node asks what is new |
 //! | `share` | a query whose tasks this node gives to the swarm |
@@ -35,6 +36,7 @@ mod admission;
 mod attempt;
 mod bee;
 mod chamber;
+mod change;
 mod channel;
 mod colony;
 mod exchange;

@@ -14,8 +14,9 @@ use tokio_util::sync::CancellationToken;
 use super::colony::Core;
 use super::query::QueryRecord;
 use crate::storage::cells::{CellFile, CellPlan, CellWriter};
+use crate::storage::leafcutter::Cut;
 use crate::storage::schema::Coercion;
-use crate::storage::{FrameState, WriteMode, WriteResult, leafcutter};
+use crate::storage::{Change, FrameState, WriteResult, leafcutter};
 use crate::{Error, Result};
 
 /// Rows of a batch that one bee takes at a time: large enough that the queue costs nothing, small enough to share one
@@ -63,7 +64,12 @@ impl EncodeCells {
     }
 }
 
-/// Writes `rows` into the frame that `base` is a version of.
+/// How this colony's bees cut cells of rows of `schema`.
+pub(crate) fn cell_cut(core: &Core, schema: &SchemaRef) -> Cut {
+    leafcutter::cut(core.settings.bee_memory(), row_width(schema))
+}
+
+/// Writes `rows` into the frame that `base` is a version of, on all bees or at most so many `writers`.
 ///
 /// # Errors
 /// The rows' own error, a schema mismatch, a conflict, or what the storage says; nothing is committed then.
@@ -71,25 +77,25 @@ pub(crate) async fn write_frame(
     core: &Arc<Core>,
     base: &Arc<FrameState>,
     rows: SendableRecordBatchStream,
-    mode: WriteMode,
+    change: Change,
+    writers: Option<usize>,
     query: &QueryRecord,
 ) -> Result<WriteResult> {
     core.meadow.require_writable()?;
     let coercion = Coercion::plan(&rows.schema(), &base.schema)?.keeping_views(&rows.schema(), &base.partition_by);
-    let cut = leafcutter::cut(core.settings.bee_memory(), row_width(&base.schema));
-    let plan = core.meadow.ledger().cell_plan(base, cut).await?;
+    let plan = core.meadow.ledger().cell_plan(base, cell_cut(core, &base.schema)).await?;
     let token = query.token.child_token();
     let _stops_with_us = token.clone().drop_guard();
-    let cells = encode(core, plan, coercion, rows, &token).await?;
+    let cells = encode(core, plan, coercion, rows, writers, &token).await?;
     let (rows, bytes, count) = (cells.iter().map(|c| c.rows).sum(), cells.iter().map(|c| c.bytes).sum(), cells.len());
-    if count == 0 && mode == WriteMode::Append {
+    if count == 0 && !change.removes() {
         return Ok(WriteResult { version: base.version(), rows, cells: 0, bytes, temperature: core.temperature() });
     }
     if let Some(reason) = query.stop_reason() {
         core.remove_cells(&cells).await;
         return Err(reason);
     }
-    let committed = match core.ledger()?.commit(base, cells.clone(), mode).await {
+    let committed = match core.ledger()?.commit(base, cells.clone(), change).await {
         Ok(committed) => committed,
         Err(error) => {
             // A commit whose outcome is unknown may have landed: its cells stay.
@@ -107,6 +113,7 @@ async fn encode(
     plan: CellPlan,
     coercion: Coercion,
     rows: SendableRecordBatchStream,
+    writers: Option<usize>,
     token: &CancellationToken,
 ) -> Result<Vec<CellFile>> {
     let (sender, receiver) = mpsc::channel(2);
@@ -123,7 +130,7 @@ async fn encode(
             addr?.send(message).await.map_err(|_| Error::internal("a bee stopped while it wrote cells: write again"))?
         }
     };
-    let shares = join_all(core.slots.iter().map(share));
+    let shares = join_all(core.slots.iter().take(writers.unwrap_or(usize::MAX)).map(share));
     let (fed, shares) = tokio::join!(feed(rows, sender, token), shares);
     let failed = fed.is_err() || shares.iter().any(Result::is_err);
     if !failed {

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arrow::array::RecordBatch;
 use pyo3::prelude::*;
 use pyo3_arrow::PySchema;
 use tokio_util::sync::CancellationToken;
@@ -26,6 +27,17 @@ use crate::{AsOf, BoxName, Colony, Error, FrameRef, HiveName, Query, Result, Set
 #[pyclass(name = "Colony", module = "apiary._apiary", frozen)]
 pub(super) struct PyColony {
     link: Arc<Link>,
+}
+
+/// The rows of `batches`, each an object.
+fn rows(batches: &[RecordBatch]) -> Result<serde_json::Value> {
+    let mut writer = arrow::json::ArrayWriter::new(Vec::new());
+    writer.write_batches(&batches.iter().collect::<Vec<_>>())?;
+    writer.finish()?;
+    let text = writer.into_inner();
+    // Without rows nothing is written.
+    let text = if text.is_empty() { b"[]".to_vec() } else { text };
+    serde_json::from_slice(&text).map_err(|error| Error::internal(format!("facts cannot be read back: {error}")))
 }
 
 /// A size as Python gives it: bytes, or text like `1GB`.
@@ -84,6 +96,22 @@ impl PyColony {
         request.time_limit = time_limit.map(duration).transpose().or_raise(py)?;
         let stream = self.run(py, |_| async move { session.query(request).await })?;
         Ok(PyStream::new(Feed::new(Arc::clone(&self.link), stream)))
+    }
+
+    /// Runs a statement whose answer is a few facts, and gives them back as dictionaries.
+    #[pyo3(signature = (query, params=None))]
+    fn facts<'py>(
+        &self,
+        py: Python<'py>,
+        query: &str,
+        params: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let (_, session) = self.link.parts().or_raise(py)?;
+        let session = session.clone();
+        let mut request = Query::new(query);
+        request.params = params::params_of(params)?;
+        let facts = self.run(py, |_| async move { rows(&session.query(request).await?.collect().await?) })?;
+        to_dict(py, &facts)
     }
 
     fn create_hive(&self, py: Python<'_>, hive: &str, if_not_exists: bool) -> PyResult<()> {

@@ -7,7 +7,8 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
 use super::frame_table::ScanNotes;
 use crate::Result;
-use crate::storage::{FrameInfo, FrameRef, WriteResult};
+use crate::storage::vacuum::Leftover;
+use crate::storage::{ChangeResult, FrameInfo, FrameRef, WriteResult};
 
 /// One text column named `name`.
 pub(crate) fn texts(name: &str, values: impl IntoIterator<Item = String>) -> Result<RecordBatch> {
@@ -29,6 +30,36 @@ pub fn written(frame: &FrameRef, result: &WriteResult) -> Result<RecordBatch> {
         ("version", number(result.version)),
         ("rows", number(result.rows)),
         ("cells", number(result.cells as u64)),
+        ("bytes", number(result.bytes)),
+        ("temperature", Arc::new(arrow::array::Float64Array::from(vec![result.temperature]))),
+    ];
+    Ok(RecordBatch::try_from_iter(columns)?)
+}
+
+/// What a vacuum found, a row each.
+pub(crate) fn vacuumed(leftovers: &[Leftover], removed: bool) -> Result<RecordBatch> {
+    let columns: Vec<(&str, ArrayRef)> = vec![
+        ("cell", Arc::new(StringArray::from_iter_values(leftovers.iter().map(|l| l.path.to_string())))),
+        ("bytes", Arc::new(UInt64Array::from_iter_values(leftovers.iter().map(|l| l.bytes)))),
+        ("removed", Arc::new(BooleanArray::from(vec![removed; leftovers.len()]))),
+    ];
+    Ok(RecordBatch::try_from_iter(columns)?)
+}
+
+/// What DELETE, UPDATE, MERGE and OPTIMIZE answer.
+///
+/// # Errors
+/// Never in practice: the columns are built to fit.
+pub fn changed(frame: &FrameRef, result: &ChangeResult) -> Result<RecordBatch> {
+    let number = |value: u64| Arc::new(UInt64Array::from(vec![value])) as ArrayRef;
+    let columns: Vec<(&str, ArrayRef)> = vec![
+        ("frame", Arc::new(StringArray::from(vec![frame.to_string()]))),
+        ("version", number(result.version)),
+        ("rows_inserted", number(result.rows_inserted)),
+        ("rows_updated", number(result.rows_updated)),
+        ("rows_deleted", number(result.rows_deleted)),
+        ("cells_added", number(result.cells_added as u64)),
+        ("cells_removed", number(result.cells_removed as u64)),
         ("bytes", number(result.bytes)),
         ("temperature", Arc::new(arrow::array::Float64Array::from(vec![result.temperature]))),
     ];

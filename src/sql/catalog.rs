@@ -15,9 +15,11 @@ use futures::{StreamExt, TryStreamExt};
 
 use super::files::{file_table, is_path};
 use super::frame_table::{FrameTable, ScanNotes};
+use super::row_change::{CELL, TARGET};
 use super::session::SqlSession;
 use super::world::{SYSTEM, World};
-use crate::storage::{AsOf, FrameRef, Meadow};
+use crate::storage::ledger::Cells;
+use crate::storage::{AsOf, FrameRef, FrameState, Meadow};
 use crate::{Error, Result};
 
 /// Frames that are looked up at the same time.
@@ -31,6 +33,7 @@ pub(crate) async fn catalogs(
     state: &dyn Session,
     notes: &Arc<ScanNotes>,
     world: &dyn World,
+    target: Option<&Target>,
 ) -> Result<Arc<dyn CatalogProviderList>> {
     let list: Arc<dyn CatalogProviderList> = Arc::new(MemoryCatalogProviderList::new());
     let (hive, box_) = (session.hive(), session.box_name());
@@ -38,6 +41,10 @@ pub(crate) async fn catalogs(
     let mut frames: Vec<FrameRef> = Vec::new();
     for reference in references {
         match reference {
+            TableReference::Bare { table } if target.is_some() && table.as_ref() == TARGET => {
+                let table = target.map(|target| target.table(notes));
+                table.map(|table| home.register_table(TARGET.into(), Arc::new(table))).transpose()?;
+            }
             TableReference::Bare { table } if is_path(table) => {
                 home.register_table(table.to_string(), file_table(table, state).await?)?;
             }
@@ -64,6 +71,24 @@ pub(crate) async fn catalogs(
         schema.register_table(frame.frame.to_string(), Arc::new(table))?;
     }
     Ok(list)
+}
+
+/// The version of a frame that a statement changes, and which of its cells it reads.
+#[derive(Debug, Clone)]
+pub struct Target {
+    /// The version.
+    pub state: Arc<FrameState>,
+    /// Its cells.
+    pub cells: Arc<Cells>,
+    /// Those to read; all when it is `None`.
+    pub only: Option<Arc<Vec<usize>>>,
+}
+
+impl Target {
+    fn table(&self, notes: &Arc<ScanNotes>) -> FrameTable {
+        let table = FrameTable::new(Arc::clone(&self.state), Arc::clone(&self.cells), Arc::clone(notes));
+        table.numbered(CELL, self.only.clone())
+    }
 }
 
 async fn system_table(world: &dyn World, name: &str) -> Result<Arc<dyn TableProvider>> {

@@ -38,6 +38,10 @@ pub(crate) struct FrameTable {
     state: Arc<FrameState>,
     cells: Arc<Cells>,
     schema: SchemaRef,
+    /// Columns that a scan's files do not hold: one value for a whole cell.
+    parts: Vec<String>,
+    /// The cells that are there for it; all when it is `None`.
+    only: Option<Arc<Vec<usize>>>,
     notes: Arc<ScanNotes>,
 }
 
@@ -97,8 +101,22 @@ impl fmt::Display for ScanNotes {
 
 impl FrameTable {
     pub(crate) fn new(state: Arc<FrameState>, cells: Arc<Cells>, notes: Arc<ScanNotes>) -> Self {
-        let schema = view_schema(&state.schema);
-        Self { state, cells, schema, notes }
+        let (schema, parts) = (view_schema(&state.schema), state.partition_by.clone());
+        Self { state, cells, schema, parts, only: None, notes }
+    }
+
+    /// Only these cells, with one more column, `name`, that says which of the version's cells a row is in.
+    pub(crate) fn numbered(mut self, name: &str, only: Option<Arc<Vec<usize>>>) -> Self {
+        let number = Arc::new(Field::new(name, DataType::Int64, false));
+        self.schema = Arc::new(Schema::new(self.schema.fields().iter().cloned().chain([number]).collect::<Vec<_>>()));
+        self.parts.push(name.to_string());
+        self.only = only;
+        self
+    }
+
+    /// The cells that a scan may read.
+    fn all(&self) -> Vec<usize> {
+        self.only.as_ref().map_or_else(|| (0..self.cells.len()).collect(), |only| only.to_vec())
     }
 
     /// The frame's version.
@@ -108,17 +126,17 @@ impl FrameTable {
 
     /// The order in which a scan's files give columns: those in the cells, then the partition columns.
     fn file_order(&self) -> Vec<usize> {
-        let partition = |index: &usize| self.state.partition_by.contains(self.schema.field(*index).name());
+        let partition = |index: &usize| self.parts.contains(self.schema.field(*index).name());
         let all = 0..self.schema.fields().len();
         let (parts, data): (Vec<_>, Vec<_>) = all.partition(partition);
         // Partition columns in the order the ledger lists their values.
-        let ordered = self.state.partition_by.iter().filter_map(|name| self.schema.index_of(name).ok());
-        debug_assert_eq!(parts.len(), self.state.partition_by.len());
+        let ordered = self.parts.iter().filter_map(|name| self.schema.index_of(name).ok());
+        debug_assert_eq!(parts.len(), self.parts.len());
         data.into_iter().chain(ordered).collect()
     }
 
     fn table_schema(&self, order: &[usize]) -> TableSchema {
-        let (data, parts) = order.split_at(order.len() - self.state.partition_by.len());
+        let (data, parts) = order.split_at(order.len() - self.parts.len());
         let field = |index: &usize| Arc::new(self.schema.field(*index).clone());
         TableSchema::builder(Arc::new(Schema::new(data.iter().map(field).collect::<Vec<_>>())))
             .with_table_partition_cols(parts.iter().map(field).collect::<Vec<_>>())
@@ -134,13 +152,16 @@ impl FrameTable {
             e_tag: None,
             version: None,
         };
-        let values = self.state.partition_by.iter().map(|column| self.partition_value(column, index));
+        let values = self.parts.iter().map(|column| self.partition_value(column, index));
         let file = PartitionedFile::new_from_meta(meta).with_partition_values(values.collect::<Result<_, _>>()?);
-        let data = &order[..order.len() - self.state.partition_by.len()];
+        let data = &order[..order.len() - self.parts.len()];
         Ok(file.with_statistics(Arc::new(self.cell_statistics(index, data))))
     }
 
     fn partition_value(&self, column: &str, index: usize) -> Result<ScalarValue, DataFusionError> {
+        if !self.state.partition_by.iter().any(|name| name == column) {
+            return Ok(ScalarValue::Int64(Some(index as i64)));
+        }
         let wanted = self.schema.field_with_name(column)?.data_type();
         let values = self.cells.partition_values(column).ok_or_else(|| {
             Error::corrupt(format!("the ledger of {} gives no value for partition column '{column}'", self.state.frame))
@@ -205,7 +226,11 @@ impl FrameTable {
     /// The cells to read: those the filter may match, and no more than a bare limit needs.
     fn choose(&self, predicate: Option<&Arc<dyn PhysicalExpr>>, limit: Option<usize>) -> Vec<usize> {
         if let Some(predicate) = predicate {
-            return matching_cells(&self.cells, &self.schema, &self.state.partition_by, predicate);
+            let mut matching = matching_cells(&self.cells, &self.schema, &self.state.partition_by, predicate);
+            if let Some(only) = &self.only {
+                matching.retain(|index| only.contains(index));
+            }
+            return matching;
         }
         let mut wanted = limit.map_or(u64::MAX, |n| n as u64);
         let more = |index: &usize| {
@@ -213,7 +238,7 @@ impl FrameTable {
             wanted = wanted.saturating_sub(self.cells.rows(*index).unwrap_or(0));
             needed
         };
-        (0..self.cells.len()).take_while(more).collect()
+        self.all().into_iter().take_while(more).collect()
     }
 
     fn note(&self, chosen: &[usize], predicate: Option<&Arc<dyn PhysicalExpr>>) {
@@ -240,8 +265,7 @@ impl TableProvider for FrameTable {
 
     fn statistics(&self) -> Option<Statistics> {
         let order: Vec<usize> = (0..self.schema.fields().len()).collect();
-        let all = (0..self.cells.len()).map(|index| self.cell_statistics(index, &order));
-        let merged: Vec<Statistics> = all.collect();
+        let merged: Vec<Statistics> = self.all().iter().map(|index| self.cell_statistics(*index, &order)).collect();
         Statistics::try_merge_iter(&merged, &self.schema).ok()
     }
 

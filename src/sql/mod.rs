@@ -6,6 +6,7 @@
 //! | `session` | what one user has set: current hive and box, options |
 //! | `planner` | statement → answer or physical plan |
 //! | `catalog` | the names that one statement mentions, as DataFusion catalogs |
+//! | `row_change` | DELETE, UPDATE and MERGE as queries |
 //! | `frame_table` | one version of a frame as a DataFusion table |
 //! | `cell_reader` | how a scan opens a cell |
 //! | `pruning` | which cells a filter can leave out |
@@ -25,15 +26,18 @@ mod files;
 mod frame_table;
 mod planner;
 mod pruning;
+pub(crate) mod row_change;
 mod session;
 pub mod shared_scan;
 mod statement;
 mod stop_points;
 mod world;
 
-pub use answer::{Facts, written};
+pub use answer::{Facts, changed, written};
+pub use catalog::Target;
 pub use distribution::Split;
 pub use frame_table::{ScanNote, ScanNotes};
 pub use planner::{Ask, Params, PhysicalQuery, Planned, Planner, Spread};
+pub use row_change::RowChange;
 pub use session::{Distribute, SqlSession};
 pub use world::World;

@@ -2,19 +2,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::answer;
-use super::catalog::{catalogs, frame_behind, frame_of, frame_table};
-use super::distribution::{Split, SwarmBees, apply_options, distributed, file_scan, session_config};
-use super::frame_table::ScanNotes;
-use super::session::SqlSession;
-use super::shared_scan::SharedScans;
-use super::statement::{Kind, Statement, parse};
-use super::stop_points::StopPoints;
-use super::world::World;
-use crate::storage::ledger::ROOT_URL;
-use crate::storage::{AsOf, BoxName, FrameRef, FrameState, HiveName, Meadow, WriteMode};
-use crate::{Error, Result};
 use arrow::array::RecordBatch;
 use datafusion::catalog::TableProvider;
 use datafusion::catalog::memory::DataSourceExec;
@@ -34,6 +23,21 @@ use datafusion::sql::parser::Statement as DfStatement;
 use datafusion_distributed::{
     DistributedExec, DistributedExt, DistributedLeafExec, NetworkBoundaryExt, display_plan_ascii,
 };
+
+use super::answer;
+use super::catalog::{Target, catalogs, frame_behind, frame_of, frame_table};
+use super::distribution::{Split, SwarmBees, apply_options, distributed, file_scan, session_config};
+use super::frame_table::ScanNotes;
+use super::row_change::RowChange;
+use super::session::SqlSession;
+use super::shared_scan::SharedScans;
+use super::statement::{Kind, Statement, parse};
+use super::stop_points::StopPoints;
+use super::world::World;
+use crate::storage::ledger::ROOT_URL;
+use crate::storage::vacuum::RETENTION;
+use crate::storage::{AsOf, BoxName, FrameRef, FrameState, HiveName, Meadow, WriteMode};
+use crate::{Error, Result};
 
 /// Values for `$1` or `$name` in a query.
 #[derive(Debug, Clone, Default)]
@@ -154,13 +158,27 @@ pub enum Planned {
         /// Computes the rows.
         query: PhysicalQuery,
     },
+    /// Rows of a frame to be changed.
+    Change {
+        /// The frame.
+        frame: FrameRef,
+        /// What is to be done.
+        change: RowChange,
+    },
+    /// A frame's cells to be written anew with the same rows.
+    Optimize {
+        /// The frame.
+        frame: FrameRef,
+        /// Columns that the rows are sorted by; when there are none, only small cells are written anew.
+        cluster_by: Vec<String>,
+    },
 }
 
 impl Planned {
     /// What is to be computed.
     pub fn query(&self) -> Option<&PhysicalQuery> {
         match self {
-            Self::Answer(_) => None,
+            Self::Answer(_) | Self::Change { .. } | Self::Optimize { .. } => None,
             Self::Rows(query) | Self::Insert { query, .. } | Self::CreateAs { query, .. } => Some(query),
         }
     }
@@ -196,7 +214,13 @@ impl Planner {
     /// What is wrong with the statement, or what the meadow says.
     pub async fn plan(&self, sql: &str, ask: &Ask<'_>) -> Result<Planned> {
         match parse(sql)? {
-            Statement::Other(statement) => self.plan_query(*statement, ask).await,
+            Statement::Other(statement) => match RowChange::of(&statement)? {
+                Some(change) => Ok(Planned::Change { frame: frame_name(&change.name, ask.session)?, change }),
+                None => self.plan_query(*statement, ask).await,
+            },
+            Statement::Optimize { name, cluster_by } => {
+                Ok(Planned::Optimize { frame: frame_name(&name, ask.session)?, cluster_by })
+            }
             Statement::CreateFrame { statement, partition_by } => {
                 self.create_frame(*statement, partition_by, ask).await
             }
@@ -224,8 +248,20 @@ impl Planner {
         draft.physical(&scan, false).await
     }
 
+    /// Plans one of the queries of a statement that changes `target`; they run on this colony alone.
+    ///
+    /// # Errors
+    /// What is wrong with the query.
+    pub async fn plan_on(&self, sql: &str, target: &Target, ask: &Ask<'_>) -> Result<PhysicalQuery> {
+        let Statement::Other(statement) = parse(sql)? else {
+            return Err(Error::internal(format!("not a query over the frame that is changed: {sql}")));
+        };
+        let (draft, plan) = self.logical(*statement, ask, Some(target)).await?;
+        draft.physical(&plan, false).await
+    }
+
     async fn plan_query(&self, statement: DfStatement, ask: &Ask<'_>) -> Result<Planned> {
-        let (draft, plan) = self.logical(statement, ask).await?;
+        let (draft, plan) = self.logical(statement, ask, None).await?;
         match plan {
             LogicalPlan::Statement(PlanStatement::SetVariable(set)) => {
                 if !ask.session.set(&set.variable, &set.value)? {
@@ -248,7 +284,7 @@ impl Planner {
     }
 
     async fn create_frame(&self, statement: DfStatement, partition_by: Vec<String>, ask: &Ask<'_>) -> Result<Planned> {
-        let (draft, plan) = self.logical(statement, ask).await?;
+        let (draft, plan) = self.logical(statement, ask, None).await?;
         let LogicalPlan::Ddl(DdlStatement::CreateMemoryTable(create)) = plan else {
             return Err(Error::unsupported(
                 "write CREATE FRAME name (column TYPE, …) or CREATE FRAME name AS SELECT …",
@@ -267,7 +303,12 @@ impl Planner {
         Ok(Planned::CreateAs { frame, partition_by, if_not_exists: create.if_not_exists, query })
     }
 
-    async fn logical(&self, statement: DfStatement, ask: &Ask<'_>) -> Result<(Draft, LogicalPlan)> {
+    async fn logical(
+        &self,
+        statement: DfStatement,
+        ask: &Ask<'_>,
+        target: Option<&Target>,
+    ) -> Result<(Draft, LogicalPlan)> {
         let (mut state, notes) = (self.state(ask)?, Arc::new(ScanNotes::default()));
         let mut references = state.resolve_table_references(&statement)?;
         if let Some(target) = created_name(&statement) {
@@ -275,7 +316,8 @@ impl Planner {
         }
         // A table function stands where a table could; `generate_series(1, 9)` is no frame.
         references.retain(|r| r.schema().is_some() || !state.table_functions().contains_key(r.table()));
-        let catalogs = catalogs(&self.meadow, ask.session, &references, &state, &notes, self.world.as_ref()).await?;
+        let world = self.world.as_ref();
+        let catalogs = catalogs(&self.meadow, ask.session, &references, &state, &notes, world, target).await?;
         state.register_catalog_list(catalogs);
         let plan = state.statement_to_plan(statement).await?;
         let plan = match ask.params {
@@ -331,7 +373,12 @@ impl Planner {
             Statement::Describe { name } => {
                 answer::described(&self.meadow.describe(&frame_name(&name, session)?).await?)
             }
-            Statement::CreateFrame { .. } | Statement::Other(_) => {
+            Statement::Vacuum { name, retain, force, dry_run } => {
+                let frame = frame_name(&name, session)?;
+                let retain = retention(retain, dry_run || force)?;
+                answer::vacuumed(&self.meadow.vacuum(&frame, retain, dry_run).await?, !dry_run)
+            }
+            Statement::CreateFrame { .. } | Statement::Optimize { .. } | Statement::Other(_) => {
                 Err(Error::internal("a query was carried out as DDL"))
             }
         }
@@ -532,6 +579,18 @@ fn box_names(name: &[String], session: &SqlSession) -> Result<(HiveName, BoxName
 
 fn frame_name(name: &[String], session: &SqlSession) -> Result<FrameRef> {
     session.frame_ref(&name.join("."))
+}
+
+/// How long a vacuum keeps cells; less than the usual time only on demand.
+fn retention(asked: Option<Duration>, allowed: bool) -> Result<Duration> {
+    match asked {
+        Some(asked) if asked < RETENTION && !allowed => Err(Error::invalid(format!(
+            "cells removed within {} hours may still be read, and younger ones may be of a write that goes on: keep them, \
+             or add FORCE when nobody else uses the frame",
+            RETENTION.as_secs() / 3600
+        ))),
+        asked => Ok(asked.unwrap_or(RETENTION)),
+    }
 }
 
 fn created(what: &str, name: &str, made: bool) -> String {

@@ -4,6 +4,8 @@
 //! the word FRAME becomes TABLE where a statement begins with CREATE, and `PARTITIONED BY (…)` is taken out, because
 //! DataFusion's grammar knows neither; everything else is DataFusion's own parser.
 
+use std::time::Duration;
+
 use datafusion::sql::parser::{DFParserBuilder, ParserInput, Statement as DfStatement};
 use datafusion::sql::sqlparser::ast::{ObjectName, ObjectNamePart};
 use datafusion::sql::sqlparser::dialect::GenericDialect;
@@ -25,6 +27,8 @@ pub(crate) enum Statement {
     Use { kind: Kind, name: Vec<String> },
     Show { kind: Kind, within: Vec<String> },
     Describe { name: Vec<String> },
+    Optimize { name: Vec<String>, cluster_by: Vec<String> },
+    Vacuum { name: Vec<String>, retain: Option<Duration>, force: bool, dry_run: bool },
     Other(Box<DfStatement>),
 }
 
@@ -57,6 +61,8 @@ pub(crate) fn parse(sql: &str) -> Result<Statement> {
             None => other(tokens),
         },
         ("DESCRIBE" | "DESC", _) => describe(&mut parser).map_err(syntax),
+        ("OPTIMIZE", kind) => optimize(&mut parser, kind).map_err(syntax),
+        ("VACUUM", kind) => vacuum(&mut parser, kind).map_err(syntax),
         _ => other(tokens),
     }
 }
@@ -126,6 +132,41 @@ fn describe(parser: &mut Parser<'_>) -> Result<Statement, ParserError> {
     let name = names(parser.parse_object_name(false)?);
     end(parser)?;
     Ok(Statement::Describe { name })
+}
+
+fn optimize(parser: &mut Parser<'_>, kind: Option<Kind>) -> Result<Statement, ParserError> {
+    skip(parser, if kind == Some(Kind::Frame) { 2 } else { 1 });
+    let name = names(parser.parse_object_name(false)?);
+    let mut cluster_by = Vec::new();
+    if take_words(parser, &["CLUSTER", "BY"]) {
+        parser.expect_token(&Token::LParen)?;
+        let columns = parser.parse_comma_separated(|parser| parser.parse_object_name(false))?;
+        cluster_by = columns.into_iter().map(|column| names(column).join(".")).collect();
+        parser.expect_token(&Token::RParen)?;
+    }
+    end(parser)?;
+    Ok(Statement::Optimize { name, cluster_by })
+}
+
+fn vacuum(parser: &mut Parser<'_>, kind: Option<Kind>) -> Result<Statement, ParserError> {
+    skip(parser, if kind == Some(Kind::Frame) { 2 } else { 1 });
+    let name = names(parser.parse_object_name(false)?);
+    let mut retain = None;
+    if take_words(parser, &["RETAIN"]) {
+        let count = parser.parse_literal_uint()?;
+        let unit = word(parser, 0);
+        let seconds = match unit.as_str() {
+            "HOUR" | "HOURS" => 3600,
+            "DAY" | "DAYS" => 24 * 3600,
+            _ => return Err(ParserError::ParserError("RETAIN wants a number of HOURS or DAYS".into())),
+        };
+        skip(parser, 1);
+        retain = Some(Duration::from_secs(count.saturating_mul(seconds)));
+    }
+    let force = take_words(parser, &["FORCE"]);
+    let dry_run = take_words(parser, &["DRY", "RUN"]);
+    end(parser)?;
+    Ok(Statement::Vacuum { name, retain, force, dry_run })
 }
 
 fn create_frame(mut tokens: Vec<TokenWithSpan>) -> Result<Statement> {
@@ -274,6 +315,21 @@ mod tests {
             assert_eq!(partition_by, ["b"], "{sql}");
         }
         assert!(parse("CREATE FRAME f (a INT) PARTITIONED BY a").is_err());
+    }
+
+    #[test]
+    fn upkeep_parses() {
+        for sql in ["OPTIMIZE b.f CLUSTER BY (x, Y)", "optimize frame b.F cluster by (X, y);"] {
+            let Statement::Optimize { name, cluster_by } = parse(sql).unwrap() else { unreachable!("{sql}") };
+            assert_eq!((name.join("."), cluster_by.join(",")), ("b.f".into(), "x,y".into()), "{sql}");
+        }
+        let Statement::Vacuum { retain, dry_run, .. } = parse("VACUUM f RETAIN 2 DAYS DRY RUN").unwrap() else {
+            unreachable!("a vacuum")
+        };
+        assert_eq!((retain, dry_run), (Some(Duration::from_secs(2 * 86_400)), true));
+        for sql in ["OPTIMIZE", "OPTIMIZE f CLUSTER BY x", "VACUUM f RETAIN 3", "VACUUM f RETAIN 3 MILES"] {
+            assert!(parse(sql).is_err(), "{sql}");
+        }
     }
 
     #[test]

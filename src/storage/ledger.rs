@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use arrow::array::{Array, AsArray, RecordBatch, StructArray};
 use arrow::datatypes::{Int64Type, Schema, SchemaRef};
+use arrow::util::display::array_value_to_string;
 use delta_kernel::committer::{CommitMetadata, CommitResponse, Committer, PublishMetadata};
 use delta_kernel::engine::arrow_conversion::{TryIntoArrow, TryIntoKernel};
 use delta_kernel::engine::arrow_data::{ArrowEngineData, EngineDataArrowExt};
@@ -29,14 +30,15 @@ use delta_kernel::{Engine, FileMeta, FilteredEngineData, KernelError, KernelResu
 use delta_kernel_default_engine::DefaultEngine;
 use delta_kernel_default_engine::DefaultEngineBuilder;
 use delta_kernel_default_engine::executor::tokio::TokioMultiThreadExecutor;
-use futures::{StreamExt, TryStreamExt};
+use object_store::ObjectStore;
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt};
 use serde::Serialize;
 use tokio::runtime::Handle;
 use url::Url;
 
 use super::cells::{CellFile, CellPlan};
+use super::change::{Change, keeps_rows};
+use super::history::{self, HistoryEntry};
 use super::leafcutter::Cut;
 use super::names::FrameRef;
 use crate::sync::lock;
@@ -110,25 +112,6 @@ pub struct FrameInfo {
     pub bytes: u64,
 }
 
-/// One commit of a frame.
-#[derive(Debug, Clone)]
-pub struct HistoryEntry {
-    /// The version it made.
-    pub version: u64,
-    /// When, in milliseconds since the epoch, by the writer's clock.
-    pub timestamp_ms: i64,
-    /// What it was, as Delta names it: `WRITE`, `CREATE TABLE`, …
-    pub operation: String,
-    /// Rows it added, when the writer said so.
-    pub rows: Option<u64>,
-    /// Cells it added.
-    pub cells_added: usize,
-    /// Cells it removed.
-    pub cells_removed: usize,
-    /// The engine that wrote it.
-    pub engine: String,
-}
-
 /// One version of a frame. Cheap to share; its cells are listed on first use.
 #[derive(Debug)]
 pub struct FrameState {
@@ -178,6 +161,12 @@ impl Cells {
         &self.paths[index]
     }
 
+    /// What the ledger calls cell `index`.
+    pub fn name(&self, index: usize) -> &str {
+        let names = self.batch.column_by_name("path").and_then(|c| c.as_string_opt::<i32>());
+        names.map_or("", |names| names.value(index))
+    }
+
     /// Size of cell `index` in bytes.
     pub fn bytes(&self, index: usize) -> u64 {
         self.integers("size").map_or(0, |sizes| sizes.value(index).max(0) as u64)
@@ -202,6 +191,12 @@ impl Cells {
     /// Values of a partition column, one entry a cell.
     pub fn partition_values(&self, column: &str) -> Option<Arc<dyn Array>> {
         self.batch.column_by_name("partitionValues_parsed")?.as_struct_opt()?.column_by_name(column).cloned()
+    }
+
+    /// The partition that cell `index` is in: the same text for all of its cells, and only for those.
+    pub fn partition(&self, index: usize) -> String {
+        let values = self.batch.column_by_name("partitionValues_parsed");
+        values.and_then(|values| array_value_to_string(values, index).ok()).unwrap_or_default()
     }
 
     fn stats(&self) -> Option<&StructArray> {
@@ -303,32 +298,22 @@ impl Ledger {
     /// Puts `cells` into the frame and gives back the new version.
     ///
     /// # Errors
-    /// [`ErrorKind::Conflict`] when another commit changed the schema, or removed cells that an overwrite removes.
+    /// [`ErrorKind::Conflict`] when another commit is in the way, by the table of [`super::change`].
     pub async fn commit(
         &self,
         base: &Arc<FrameState>,
         cells: Vec<CellFile>,
-        mode: WriteMode,
+        change: Change,
     ) -> Result<Arc<FrameState>> {
         let lock = self.commit_lock(&base.frame);
         let _only_one_of_this_colony = lock.lock().await;
         let base = Arc::clone(base);
-        self.blocking(move |ledger| ledger.commit_blocking(&base, &cells, mode)).await
+        self.blocking(move |ledger| ledger.commit_blocking(&base, &cells, &change)).await
     }
 
     /// The newest `limit` commits, newest first.
     pub async fn history(&self, frame: &FrameRef, limit: Option<usize>) -> Result<Vec<HistoryEntry>> {
-        let folder = Path::from(frame.folder()).join("_delta_log");
-        let listed: Vec<_> = self.inner.store.list(Some(&folder)).try_collect().await?;
-        let mut commits: Vec<_> = listed.iter().filter_map(|o| Some((commit_version(&o.location)?, o))).collect();
-        commits.sort_by_key(|(version, _)| std::cmp::Reverse(*version));
-        commits.truncate(limit.unwrap_or(usize::MAX));
-        let read = |(version, object): (u64, object_store::ObjectMeta)| async move {
-            let bytes = self.inner.store.get(&object.location).await?.bytes().await?;
-            parse_commit(version, object.last_modified.timestamp_millis(), &bytes)
-        };
-        let owned: Vec<_> = commits.into_iter().map(|(v, o)| (v, o.clone())).collect();
-        futures::stream::iter(owned).map(read).buffered(8).try_collect().await
+        history::read(self.inner.store.as_ref(), frame, limit).await
     }
 
     /// Forgets what is remembered of a frame that was dropped.
@@ -403,19 +388,20 @@ impl Inner {
         self.at_version(frame, at.version)
     }
 
-    fn commit_blocking(&self, base: &Arc<FrameState>, cells: &[CellFile], mode: WriteMode) -> Result<Arc<FrameState>> {
-        let removed = match mode {
-            WriteMode::Append => HashSet::new(),
-            WriteMode::Overwrite => live_paths(&base.snapshot, self.engine.as_ref())?,
+    fn commit_blocking(&self, base: &Arc<FrameState>, cells: &[CellFile], change: &Change) -> Result<Arc<FrameState>> {
+        let removed = match change {
+            Change::Append => Arc::default(),
+            Change::Overwrite => Arc::new(live_paths(&base.snapshot, self.engine.as_ref())?),
+            Change::Replace(_, removed) => Arc::clone(removed),
         };
         let mut snapshot = Arc::clone(&base.snapshot);
         for attempt in 0..MAX_TRIES {
-            match self.try_commit(&snapshot, cells, mode, &removed)? {
+            match self.try_commit(&snapshot, cells, change, &removed)? {
                 Some(committed) => return self.committed(base, committed),
                 None => pause(backoff(attempt)),
             }
             let newer = Snapshot::builder_from(Arc::clone(&snapshot)).build(self.engine.as_ref())?;
-            self.check_conflict(base, &newer, &removed)?;
+            self.check_conflict(base, &newer, change, &removed)?;
             snapshot = newer;
         }
         Err(Error::new(
@@ -432,18 +418,18 @@ impl Inner {
         &self,
         snapshot: &SnapshotRef,
         cells: &[CellFile],
-        mode: WriteMode,
+        change: &Change,
         removed: &HashSet<String>,
     ) -> Result<Option<delta_kernel::transaction::CommittedTransaction>> {
         let rows: u64 = cells.iter().map(|c| c.rows).sum();
         let mut builder = Arc::clone(snapshot)
-            .update_table(UpdateTableOperation::Write, ENGINE, true)
-            .with_operation_parameters([("mode", Some(format!("{mode:?}")))])
+            .update_table(change.operation(), ENGINE, change.changes_rows())
+            .with_operation_parameters(change.parameters())
             .with_operation_metrics([
                 ("numOutputRows", Some(rows.to_string())),
                 ("numFiles", Some(cells.len().to_string())),
             ]);
-        if mode == WriteMode::Append {
+        if matches!(change, Change::Append) {
             builder = builder.with_blind_append();
         }
         let mut transaction = builder.build(self.engine.as_ref(), self.committer())?;
@@ -494,7 +480,13 @@ impl Inner {
         }
     }
 
-    fn check_conflict(&self, base: &FrameState, newer: &SnapshotRef, removed: &HashSet<String>) -> Result<()> {
+    fn check_conflict(
+        &self,
+        base: &FrameState,
+        newer: &SnapshotRef,
+        change: &Change,
+        removed: &HashSet<String>,
+    ) -> Result<()> {
         let frame = &base.frame;
         if newer.schema() != base.snapshot.schema()
             || newer.metadata_configuration() != base.snapshot.metadata_configuration()
@@ -502,6 +494,16 @@ impl Inner {
             return Err(Error::conflict(format!(
                 "the schema or settings of {frame} changed during this write: write again"
             )));
+        }
+        if change.decided_by_rows() {
+            for version in base.version() + 1..=newer.version() {
+                let read = history::read_one(self.store.as_ref(), frame, version);
+                if !keeps_rows(&self.io.block_on(read)?) {
+                    return Err(Error::conflict(format!(
+                        "version {version} of {frame} changed rows that this statement decided by: run it again"
+                    )));
+                }
+            }
         }
         if removed.is_empty() {
             return Ok(());
@@ -595,7 +597,7 @@ fn list_cells(state: &FrameState, engine: &dyn Engine) -> Result<Cells> {
             state.frame
         )));
     }
-    let root = Url::parse(&table_url(&state.frame)?).map_err(|e| Error::internal(e.to_string()))?;
+    let root = frame_root(&state.frame)?;
     let names = batch.column_by_name("path").and_then(|c| c.as_string_opt::<i32>());
     let names = names.ok_or_else(|| Error::corrupt(format!("the ledger of {} lists no paths", state.frame)))?;
     let paths = names.iter().map(|name| cell_path(&root, name.unwrap_or_default())).collect::<Result<_>>()?;
@@ -604,7 +606,7 @@ fn list_cells(state: &FrameState, engine: &dyn Engine) -> Result<Cells> {
 
 /// A ledger's relative, percent-encoded path as a path of the meadow. Paths that leave the frame's folder are refused:
 /// who can write the ledger must not read the rest of the store through us.
-fn cell_path(root: &Url, name: &str) -> Result<Path> {
+pub(super) fn cell_path(root: &Url, name: &str) -> Result<Path> {
     let outside = || Error::corrupt(format!("the ledger names a cell outside its frame: {name:?}"));
     let location = root.join(name).map_err(|_| outside())?;
     if !location.as_str().starts_with(root.as_str()) {
@@ -653,44 +655,11 @@ fn backoff(attempt: u32) -> Duration {
     ceiling.mul_f64(fastrand::f64())
 }
 
+/// What the ledger's names of a frame's cells are relative to.
+pub(super) fn frame_root(frame: &FrameRef) -> Result<Url> {
+    Url::parse(&table_url(frame)?).map_err(|e| Error::internal(e.to_string()))
+}
+
 fn table_url(frame: &FrameRef) -> Result<String> {
     Ok(format!("{ROOT_URL}{}/", frame.folder()))
-}
-
-fn commit_version(path: &Path) -> Option<u64> {
-    let digits = path.filename()?.strip_suffix(".json")?;
-    (digits.len() == 20).then(|| digits.parse().ok()).flatten()
-}
-
-/// Reads what history shows of one commit; the modification time stands in where the writer gave none.
-fn parse_commit(version: u64, modified_ms: i64, bytes: &[u8]) -> Result<HistoryEntry> {
-    let mut entry = HistoryEntry {
-        version,
-        timestamp_ms: modified_ms,
-        operation: "UNKNOWN".into(),
-        rows: None,
-        cells_added: 0,
-        cells_removed: 0,
-        engine: String::new(),
-    };
-    for line in bytes.split(|b| *b == b'\n').filter(|line| !line.is_empty()) {
-        let action: serde_json::Value = serde_json::from_slice(line)
-            .map_err(|e| Error::corrupt(format!("version {version} of the ledger is not JSON: {e}")))?;
-        entry.cells_added += usize::from(action.get("add").is_some());
-        entry.cells_removed += usize::from(action.get("remove").is_some());
-        if let Some(info) = action.get("commitInfo") {
-            read_commit_info(&mut entry, info);
-        }
-    }
-    Ok(entry)
-}
-
-fn read_commit_info(entry: &mut HistoryEntry, info: &serde_json::Value) {
-    let text = |key: &str| info.get(key).and_then(|v| v.as_str());
-    entry.timestamp_ms = info.get("timestamp").and_then(serde_json::Value::as_i64).unwrap_or(entry.timestamp_ms);
-    entry.operation = text("operation").unwrap_or("UNKNOWN").to_string();
-    entry.engine = text("engineInfo").unwrap_or_default().to_string();
-    let metrics = info.get("operationMetrics");
-    let rows = metrics.and_then(|m| m.get("numOutputRows").or_else(|| m.get("num_added_rows")));
-    entry.rows = rows.and_then(|v| v.as_u64().or_else(|| v.as_str()?.parse().ok()));
 }

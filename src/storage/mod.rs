@@ -12,16 +12,19 @@
 //! | `schema` | types and columns: what a frame takes, what is refused |
 //! | `leafcutter` | how large cells and row groups are cut |
 //! | `cells`, `cell_stats` | Parquet files being written, and what the ledger says of them |
-//! | `ledger` | a frame's Delta log: snapshots, commits, history |
+//! | `ledger`, `change`, `history` | a frame's Delta log: snapshots, commits and what conflicts, the past |
+//! | `vacuum` | cells that no version needs |
 //! | `swarm` | what nodes tell each other through the meadow |
 
 pub mod backend;
 pub mod cached;
 mod cell_stats;
 pub mod cells;
+pub mod change;
 mod cloud;
 mod error;
 pub mod faulty;
+mod history;
 pub mod leafcutter;
 pub mod ledger;
 mod local;
@@ -32,9 +35,12 @@ pub mod probe;
 pub mod registry;
 pub mod schema;
 pub mod swarm;
+pub mod vacuum;
 
 pub use backend::{LocalBackend, MemoryBackend, StorageBackend, open_backend};
+pub use change::{Change, ChangeResult, Rewrite};
 pub use cloud::S3Backend;
-pub use ledger::{AsOf, FrameInfo, FrameState, HistoryEntry, Ledger, WriteMode, WriteResult};
+pub use history::HistoryEntry;
+pub use ledger::{AsOf, FrameInfo, FrameState, Ledger, WriteMode, WriteResult};
 pub use meadow::Meadow;
 pub use names::{BoxName, FrameName, FrameRef, HiveName, MAX_NAME};

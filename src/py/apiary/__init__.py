@@ -35,7 +35,7 @@ from .errors import (
 )
 from .frame import Frame, FrameAsOf
 from .names import Box, Hive
-from .records import FrameInfo, HistoryEntry, Node, WriteResult
+from .records import ChangeResult, FrameInfo, HistoryEntry, Leftover, Node, WriteResult
 from .result import Result
 
 __all__ = [
@@ -45,6 +45,7 @@ __all__ = [
     "Box",
     "BusyError",
     "CancelledError",
+    "ChangeResult",
     "ClosedError",
     "ConflictError",
     "CorruptError",
@@ -55,6 +56,7 @@ __all__ = [
     "Hive",
     "InternalError",
     "InvalidInputError",
+    "Leftover",
     "MemoryExceededError",
     "Node",
     "NotFoundError",

@@ -37,6 +37,11 @@ def names(columns: str | Iterable[str] | None) -> list[str] | None:
     return [columns] if isinstance(columns, str) else list(columns)
 
 
+def quoted(name: str) -> str:
+    """A name as SQL takes it, whatever is in it."""
+    return '"' + name.replace('"', '""') + '"'
+
+
 def milliseconds(timestamp: Timestamp | None) -> int | None:
     """A moment in milliseconds since the epoch. Without a time zone it is local time, as everywhere in Python."""
     if timestamp is None or isinstance(timestamp, int):

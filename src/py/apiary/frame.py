@@ -8,18 +8,18 @@ from . import convert
 from .arrow import schema_of
 from .errors import ApiaryError, InvalidInputError, NotFoundError
 from .inputs import Input, input_of
-from .records import FrameInfo, HistoryEntry, WriteResult
+from .records import ChangeResult, FrameInfo, HistoryEntry, Leftover, WriteResult
 from .result import Result
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     import pandas
     import polars
     import pyarrow as pa
 
     from .apiary import Apiary
-    from .types import Data, Schema, Timestamp
+    from .types import Data, Params, Schema, Timestamp
 
 
 class Frame:
@@ -75,6 +75,40 @@ class Frame:
         :meth:`write`."""
         return self._write(data, overwrite=True)
 
+    def delete(self, where: str | None = None, params: Params | None = None) -> ChangeResult:
+        """Deletes the rows for which the SQL expression ``where`` is true, or all; ``params`` as in :meth:`Apiary.sql`.
+
+        >>> frame.delete("celsius > $limit", {"limit": 60})
+        """
+        return self._change(f"DELETE FROM {self._quoted()}{_where(where)}", params)
+
+    def update(
+        self, values: Mapping[str, str], where: str | None = None, params: Params | None = None
+    ) -> ChangeResult:
+        """Sets columns to SQL expressions in the rows for which ``where`` is true, or in all.
+
+        >>> frame.update({"celsius": "celsius - 0.5", "note": "$note"}, "sensor = 7", {"note": "calibrated"})
+        """
+        if not values:
+            raise InvalidInputError("there is nothing to set: give columns and their values")
+        assignments = ", ".join(f"{convert.quoted(column)} = {value}" for column, value in values.items())
+        return self._change(f"UPDATE {self._quoted()} SET {assignments}{_where(where)}", params)
+
+    def optimize(self, cluster_by: str | Iterable[str] | None = None) -> ChangeResult:
+        """Writes small cells together into larger ones; with ``cluster_by``, all cells with their rows sorted by these
+        columns, so that filters on them leave most cells out. Readers of older versions are not disturbed."""
+        columns = ", ".join(map(convert.quoted, convert.names(cluster_by) or []))
+        return self._change(f"OPTIMIZE {self._quoted()}" + (f" CLUSTER BY ({columns})" if columns else ""), None)
+
+    def vacuum(self, *, retain_hours: int = 168, force: bool = False, dry_run: bool = False) -> list[Leftover]:
+        """Removes data files that neither the latest version needs nor one that was the latest within ``retain_hours``.
+
+        Fewer than 168 hours need ``force``: readers of older versions and writes that go on lose their cells.
+        """
+        convert.not_negative("retain_hours", retain_hours)
+        words = (" FORCE" if force else "") + (" DRY RUN" if dry_run else "")
+        return [Leftover(**row) for row in self._facts(f"VACUUM {self._quoted()} RETAIN {retain_hours} HOURS{words}")]
+
     def read(
         self,
         columns: str | Iterable[str] | None = None,
@@ -109,6 +143,15 @@ class Frame:
         facts = self._apiary._native.describe(self._name)
         facts["schema"] = schema_of(facts["schema"])
         return FrameInfo(**facts)
+
+    def _change(self, sql: str, params: Params | None) -> ChangeResult:
+        return ChangeResult(**self._facts(sql, params)[0])
+
+    def _facts(self, sql: str, params: Params | None = None) -> list[dict[str, Any]]:
+        return self._apiary._native.facts(sql, convert.query_params(params))
+
+    def _quoted(self) -> str:
+        return ".".join(map(convert.quoted, self._name.split(".")))
 
     def _write(self, data: Data, *, overwrite: bool) -> WriteResult:
         try:
@@ -182,6 +225,11 @@ class FrameAsOf:
     def __repr__(self) -> str:
         moment = f"version={self._version}" if self._version is not None else f"timestamp={self._timestamp!r}"
         return f"{self._frame!r}.as_of({moment})"
+
+
+def _where(predicate: str | None) -> str:
+    # In parentheses on lines of their own: a comment at its end ends with it.
+    return "" if predicate is None else f" WHERE (\n{predicate}\n)"
 
 
 def _entry(timestamp_ms: int, **facts: Any) -> HistoryEntry:

@@ -23,6 +23,40 @@ class WriteResult(NamedTuple):
     """How loaded the colony was, 0 to 1."""
 
 
+class ChangeResult(NamedTuple):
+    """What a change of rows did."""
+
+    frame: str
+    """``hive.box.frame``."""
+    version: int
+    """Version of the frame that it made; the latest when there was nothing to change."""
+    rows_inserted: int
+    """Rows that are new."""
+    rows_updated: int
+    """Rows with other values."""
+    rows_deleted: int
+    """Rows that are gone."""
+    cells_added: int
+    """Data files written."""
+    cells_removed: int
+    """Data files that they stand for; older versions still have them."""
+    bytes: int
+    """Size of the data files written."""
+    temperature: float
+    """How loaded the colony was, 0 to 1."""
+
+
+class Leftover(NamedTuple):
+    """A data file that no version needs any more."""
+
+    cell: str
+    """Where it is, or was, within the storage."""
+    bytes: int
+    """Its size."""
+    removed: bool
+    """Whether it has been removed."""
+
+
 class FrameInfo(NamedTuple):
     """What a frame is."""
 

@@ -1,0 +1,126 @@
+//! What one commit does to a frame, and beside which commits of others it may land.
+//!
+//! | this ∥ landed first | append | overwrite, delete, update, merge | compaction |
+//! |---|---|---|---|
+//! | append | lands | lands, its rows come after | lands |
+//! | overwrite | lands, the rows appended stay | conflict when both remove one cell | conflict when both remove one cell |
+//! | delete, update, merge | lands: as if the rows were appended after it | conflict | conflict when both remove one cell |
+//! | compaction | lands | conflict when both remove one cell | conflict when both remove one cell |
+//!
+//! A change of schema or settings conflicts with all. A delete, update or merge decides by all the rows it saw, so any
+//! change of rows that were there is a conflict, whichever cells it touched; its statement is then run again on the new
+//! version.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use delta_kernel::transaction::UpdateTableOperation;
+use serde::Serialize;
+
+use super::history::HistoryEntry;
+use super::ledger::WriteMode;
+
+/// What a commit does with the cells that are there.
+#[derive(Debug, Clone)]
+pub enum Change {
+    /// Keeps them.
+    Append,
+    /// Removes them all.
+    Overwrite,
+    /// Removes those with these names in the ledger: what it adds stands for them.
+    Replace(Rewrite, Arc<HashSet<String>>),
+}
+
+/// Why cells are replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rewrite {
+    /// Rows are left out.
+    Delete,
+    /// Rows have other values.
+    Update,
+    /// Rows of a source are merged in.
+    Merge,
+    /// The same rows in other cells.
+    Compact,
+}
+
+/// What a statement that replaces cells did.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct ChangeResult {
+    /// The version it made; the one it saw when there was nothing to change.
+    pub version: u64,
+    /// Rows that are new.
+    pub rows_inserted: u64,
+    /// Rows with other values.
+    pub rows_updated: u64,
+    /// Rows that are gone.
+    pub rows_deleted: u64,
+    /// Cells written.
+    pub cells_added: usize,
+    /// Cells that they stand for.
+    pub cells_removed: usize,
+    /// Bytes of the cells written.
+    pub bytes: u64,
+    /// The node's temperature, 0..=1, when it ended.
+    pub temperature: f64,
+}
+
+impl From<WriteMode> for Change {
+    fn from(mode: WriteMode) -> Self {
+        match mode {
+            WriteMode::Append => Self::Append,
+            WriteMode::Overwrite => Self::Overwrite,
+        }
+    }
+}
+
+impl Change {
+    /// Whether it is committed even when it adds nothing.
+    pub fn removes(&self) -> bool {
+        match self {
+            Self::Append => false,
+            Self::Overwrite => true,
+            Self::Replace(_, removed) => !removed.is_empty(),
+        }
+    }
+
+    /// What it is called in the ledger's history.
+    pub(super) fn operation(&self) -> UpdateTableOperation {
+        match self {
+            Self::Append | Self::Overwrite => UpdateTableOperation::Write,
+            Self::Replace(Rewrite::Delete, _) => UpdateTableOperation::Delete,
+            Self::Replace(Rewrite::Update, _) => UpdateTableOperation::Update,
+            Self::Replace(Rewrite::Merge, _) => UpdateTableOperation::Merge,
+            Self::Replace(Rewrite::Compact, _) => UpdateTableOperation::Optimize,
+        }
+    }
+
+    /// Its parameters in the ledger's history, as other engines write them down.
+    pub(super) fn parameters(&self) -> Option<(&'static str, Option<String>)> {
+        match self {
+            Self::Append => Some(("mode", Some("Append".into()))),
+            Self::Overwrite => Some(("mode", Some("Overwrite".into()))),
+            Self::Replace(..) => None,
+        }
+    }
+
+    /// Whether readers of changes have to know.
+    pub(super) fn changes_rows(&self) -> bool {
+        !matches!(self, Self::Replace(Rewrite::Compact, _))
+    }
+
+    /// Whether what it did was decided by the rows that were there.
+    pub(super) fn decided_by_rows(&self) -> bool {
+        matches!(self, Self::Replace(Rewrite::Delete | Rewrite::Update | Rewrite::Merge, _))
+    }
+}
+
+/// Whether a commit left every row that was there before it as it was.
+pub(super) fn keeps_rows(commit: &HistoryEntry) -> bool {
+    match commit.operation.as_str() {
+        "OPTIMIZE" | "VACUUM START" | "VACUUM END" => true,
+        "WRITE" | "STREAMING UPDATE" => commit.cells_removed == 0,
+        // A merge that only inserted may have inserted what this one would insert.
+        _ => false,
+    }
+}

@@ -1,0 +1,96 @@
+//! Cells that no version within the retention needs: what removed cells, failed writes and beaten attempts left behind.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use futures::{StreamExt, TryStreamExt};
+use object_store::path::Path;
+use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt, PutPayload};
+
+use super::history::{self, Commit};
+use super::ledger::{AsOf, cell_path, frame_root};
+use super::meadow::Meadow;
+use super::names::FrameRef;
+use crate::Result;
+
+/// How long removed cells are kept for readers of older versions, unless a statement says otherwise: Delta's own default.
+pub const RETENTION: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Commits that are read at the same time.
+const READS: usize = 8;
+
+/// A cell that nobody needs.
+#[derive(Debug, Clone)]
+pub struct Leftover {
+    /// Where it is, relative to the meadow's root.
+    pub path: Path,
+    /// Its size in bytes.
+    pub bytes: u64,
+}
+
+impl Meadow {
+    /// Finds the cells in a frame's folder that neither its newest version nor one that was the newest within `retain`
+    /// has, and that are older than that; removes them unless it is a `dry_run`. Ages are by the store's own clock.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::NotFound`] without the frame, and what the store says.
+    pub async fn vacuum(&self, frame: &FrameRef, retain: Duration, dry_run: bool) -> Result<Vec<Leftover>> {
+        self.require_writable()?;
+        let store = self.backend().store();
+        let now = self.store_time(frame).await?;
+        let before = now - chrono::Duration::from_std(retain).unwrap_or(chrono::Duration::MAX);
+        let old = |object: &ObjectMeta| object.last_modified < before;
+        // Before the ledger is read: what is committed meanwhile is younger than any retention, or listed as live.
+        let objects: Vec<_> = store.list(Some(&Path::from(frame.folder()))).try_collect().await?;
+        let needed = self.needed(frame, |commit| commit.last_modified >= before).await?;
+        let leftovers = objects.into_iter().filter(|object| old(object) && is_cell(frame, &object.location));
+        let leftovers: Vec<_> = leftovers
+            .filter(|object| !needed.contains(&object.location))
+            .map(|object| Leftover { path: object.location, bytes: object.size })
+            .collect();
+        if !dry_run {
+            let paths: Vec<_> = leftovers.iter().map(|leftover| Ok(leftover.path.clone())).collect();
+            let removed = store.delete_stream(futures::stream::iter(paths).boxed());
+            let gone = |error: &object_store::Error| matches!(error, object_store::Error::NotFound { .. });
+            removed.filter(|r| std::future::ready(!r.as_ref().is_err_and(gone))).try_collect::<Vec<_>>().await?;
+        }
+        Ok(leftovers)
+    }
+
+    /// Cells of the newest version, and those that `recent` commits removed.
+    async fn needed(&self, frame: &FrameRef, recent: impl Fn(&ObjectMeta) -> bool) -> Result<HashSet<Path>> {
+        let state = self.state(frame, AsOf::Latest).await?;
+        let cells = self.ledger().cells(&state).await?;
+        let mut needed: HashSet<Path> = (0..cells.len()).map(|index| cells.path(index).clone()).collect();
+        let (store, root) = (self.backend().store(), frame_root(frame)?);
+        let commits = history::commits(store.as_ref(), frame).await?;
+        let read = |(version, object): (u64, ObjectMeta)| {
+            let store = store.clone();
+            async move { Commit::read(store.as_ref(), version, &object).await }
+        };
+        let commits = commits.into_iter().filter(|(_, object)| recent(object)).collect::<Vec<_>>();
+        let mut commits = futures::stream::iter(commits).map(read).buffer_unordered(READS);
+        while let Some(commit) = commits.try_next().await? {
+            for name in commit.removed {
+                needed.insert(cell_path(&root, &name)?);
+            }
+        }
+        Ok(needed)
+    }
+
+    /// What the store's clock shows: this node's own may be years off.
+    async fn store_time(&self, frame: &FrameRef) -> Result<chrono::DateTime<chrono::Utc>> {
+        let store = self.backend().store();
+        let mark = Path::from(frame.folder()).join(format!("_vacuum-{}", uuid::Uuid::new_v4().simple()));
+        store.put(&mark, PutPayload::new()).await?;
+        let seen = store.head(&mark).await;
+        store.delete(&mark).await?;
+        Ok(seen?.last_modified)
+    }
+}
+
+/// Whether it is named as a cell: not in the ledger's folder, nor hidden as other engines hide what is theirs.
+fn is_cell(frame: &FrameRef, path: &Path) -> bool {
+    let Some(parts) = path.prefix_match(&Path::from(frame.folder())) else { return false };
+    let hidden = |part: &str| part.starts_with(['_', '.']) && !part.contains('=');
+    path.extension() == Some("parquet") && !parts.into_iter().any(|part| hidden(part.as_ref()))
+}
