@@ -100,7 +100,7 @@ impl Statement<'_> {
         let replacement = change.replacement(&target.state.schema)?;
         let mut found = Found::default();
         if !change.only_inserts() {
-            found = self.found(&self.plan(&change.find(), &target).await?).await?;
+            found = self.found(&self.plan(&change.find(), &target, true).await?).await?;
             if found.matches > found.rows {
                 return Err(Error::invalid(format!(
                     "some rows of {} are matched by several rows of the source ({} matches of {} rows), and it is not said \
@@ -160,8 +160,8 @@ impl Statement<'_> {
         writers: Option<usize>,
     ) -> Result<ChangeResult> {
         let names: HashSet<String> = removed.iter().map(|index| target.cells.name(*index).to_string()).collect();
-        let change = if names.is_empty() { Change::Append } else { Change::Replace(rewrite, Arc::new(names)) };
-        let physical = self.plan(sql, target).await?;
+        let change = Change::Replace(rewrite, Arc::new(names));
+        let physical = self.plan(sql, target, false).await?;
         let rows = execute_stream(Arc::clone(&physical.plan), Arc::clone(&physical.context))?;
         let write = write_frame(self.core, &target.state, rows, change, writers, self.query);
         let written = until_stopped(self.query, write).await?;
@@ -177,8 +177,8 @@ impl Statement<'_> {
         })
     }
 
-    async fn plan(&self, sql: &str, target: &Target) -> Result<PhysicalQuery> {
-        let physical = until_stopped(self.query, self.core.planner.plan_on(sql, target, self.ask)).await?;
+    async fn plan(&self, sql: &str, target: &Target, stable: bool) -> Result<PhysicalQuery> {
+        let physical = until_stopped(self.query, self.core.planner.plan_on(sql, target, stable, self.ask)).await?;
         self.query.planned(&physical.notes, physical.tasks());
         Ok(physical)
     }
@@ -212,7 +212,7 @@ impl Statement<'_> {
         }
         let counting = "SELECT 0 AS cell, 0 AS matches, count(*) AS rows, 0 AS updated, 0 AS deleted FROM";
         let counting = format!("{counting} {}", quoted(TARGET));
-        Ok(self.found(&self.plan(&counting, target).await?).await?.rows)
+        Ok(self.found(&self.plan(&counting, target, false).await?).await?.rows)
     }
 
     fn nothing(&self, target: &Target) -> ChangeResult {

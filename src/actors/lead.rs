@@ -153,7 +153,8 @@ async fn answer(
     query.set_options(options.clone());
     query.set_limits(session.limits());
     let (runtime, headers, scans) = (bee.combs.chamber(query)?, query.headers()?, Arc::clone(&query.scans));
-    let ask = Ask { params, session, lean, options, runtime, headers, spread: Spread::Colony, scans };
+    let now = chrono::Utc::now();
+    let ask = Ask { params, session, lean, options, runtime, headers, spread: Spread::Colony, scans, now };
     let planned = match job {
         Job::Read { frame, columns, as_of } => {
             let plan = core.planner.plan_read(frame, columns.as_deref(), *as_of, &ask);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
+use chrono::{DateTime, Utc};
 use datafusion::catalog::TableProvider;
 use datafusion::catalog::memory::DataSourceExec;
 use datafusion::common::TableReference;
@@ -80,6 +81,8 @@ pub struct Ask<'a> {
     pub spread: Spread,
     /// Scans that its tasks share.
     pub scans: Arc<SharedScans>,
+    /// What `now()` is, however often the statement is planned.
+    pub now: DateTime<Utc>,
 }
 
 /// A physical plan with what it needs to run.
@@ -248,15 +251,22 @@ impl Planner {
         draft.physical(&scan, false).await
     }
 
-    /// Plans one of the queries of a statement that changes `target`; they run on this colony alone.
+    /// Plans one of the queries of a statement that changes `target`; they run on this colony alone. Where more than one
+    /// must see the same rows, they must be `stable`.
     ///
     /// # Errors
-    /// What is wrong with the query.
-    pub async fn plan_on(&self, sql: &str, target: &Target, ask: &Ask<'_>) -> Result<PhysicalQuery> {
+    /// What is wrong with the query; [`crate::ErrorKind::Unsupported`] for `random()` and its like where they may not be.
+    pub async fn plan_on(&self, sql: &str, target: &Target, stable: bool, ask: &Ask<'_>) -> Result<PhysicalQuery> {
         let Statement::Other(statement) = parse(sql)? else {
             return Err(Error::internal(format!("not a query over the frame that is changed: {sql}")));
         };
         let (draft, plan) = self.logical(*statement, ask, Some(target)).await?;
+        if stable && is_volatile(&plan)? {
+            return Err(Error::unsupported(
+                "a condition with random() or another function that gives something else each time is evaluated more than \
+                 once here: write the rows that are meant into a frame, and compare with that",
+            ));
+        }
         draft.physical(&plan, false).await
     }
 
@@ -330,7 +340,7 @@ impl Planner {
         };
         let swarm = matches!(ask.spread, Spread::Swarm(_));
         // A recursive term runs again and again; tasks run once.
-        let state = if is_recursive(&plan)? { self.undivided(ask)?.build() } else { state };
+        let state = if is_recursive(&plan)? { begun(self.undivided(ask)?.build(), ask.now) } else { state };
         Ok((Draft { state, notes, swarm }, plan))
     }
 
@@ -339,7 +349,7 @@ impl Planner {
         let scans = (!ask.lean).then_some(&ask.scans);
         let mut builder = distributed(self.undivided(ask)?, &self.split, &ask.spread, scans)?;
         builder.set_distributed_passthrough_headers(ask.headers.clone())?;
-        Ok(builder.build())
+        Ok(begun(builder.build(), ask.now))
     }
 
     /// A session whose plans run on the leading bee alone.
@@ -439,6 +449,13 @@ impl Planner {
     }
 }
 
+/// A session at the moment that `now()` stands for.
+fn begun(mut state: SessionState, now: DateTime<Utc>) -> SessionState {
+    state.mark_start_execution();
+    state.execution_props_mut().query_execution_start_time = Some(now);
+    state
+}
+
 /// A statement between its logical and its physical plan.
 struct Draft {
     state: SessionState,
@@ -536,6 +553,18 @@ fn is_recursive(plan: &LogicalPlan) -> Result<bool> {
     let mut found = false;
     plan.apply_with_subqueries(|node| {
         found |= matches!(node, LogicalPlan::RecursiveQuery(_));
+        Ok(if found { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
+    })?;
+    Ok(found)
+}
+
+fn is_volatile(plan: &LogicalPlan) -> Result<bool> {
+    let mut found = false;
+    plan.apply_with_subqueries(|node| {
+        node.apply_expressions(|expression| {
+            found |= expression.is_volatile();
+            Ok(TreeNodeRecursion::Continue)
+        })?;
         Ok(if found { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
     })?;
     Ok(found)

@@ -5,12 +5,13 @@
 //! that numbers its cells.
 
 use std::fmt::Write;
+use std::ops::ControlFlow;
 
 use arrow::datatypes::{DataType, SchemaRef};
 use datafusion::sql::parser::Statement as DfStatement;
 use datafusion::sql::sqlparser::ast::{
     Assignment, AssignmentTarget, Delete, Expr, FromTable, Ident, Merge, MergeAction, MergeClause, MergeClauseKind,
-    MergeInsertKind, ObjectName, Statement as Ast, TableFactor, TableWithJoins, Update,
+    MergeInsertKind, ObjectName, Statement as Ast, TableFactor, TableWithJoins, Update, visit_expressions,
 };
 
 use super::statement::names;
@@ -37,7 +38,7 @@ pub struct RowChange {
 #[derive(Debug, Clone)]
 enum Body {
     Delete { predicate: String },
-    Update { assignments: Vec<(String, String)>, predicate: String },
+    Update { assignments: Vec<(String, String)>, predicate: String, asks: bool },
     Merge { source: String, source_alias: String, on: String, clauses: Vec<Clause> },
 }
 
@@ -164,7 +165,23 @@ impl RowChange {
             Body::Delete { predicate } => {
                 Ok(format!("SELECT {} FROM {target} AS {t} WHERE ({predicate}) IS NOT TRUE", all()))
             }
-            Body::Update { assignments, predicate } => {
+            Body::Update { assignments, predicate, asks: true } => {
+                check_columns(assignments, schema)?;
+                // A condition with a query in it can only stand in WHERE.
+                let column = |field: &arrow::datatypes::FieldRef| {
+                    let name = quoted(field.name());
+                    let value = value_of(assignments, field.name()).map(|value| cast(value, field.data_type()));
+                    format!("{} AS {name}", value.unwrap_or_else(|| format!("{t}.{name}")))
+                };
+                let columns: Vec<_> = schema.fields().iter().map(column).collect();
+                Ok(format!(
+                    "SELECT {} FROM {target} AS {t} WHERE {predicate} \
+                     UNION ALL SELECT {} FROM {target} AS {t} WHERE ({predicate}) IS NOT TRUE",
+                    columns.join(", "),
+                    all()
+                ))
+            }
+            Body::Update { assignments, predicate, asks: false } => {
                 check_columns(assignments, schema)?;
                 let column = |field: &arrow::datatypes::FieldRef| {
                     let name = quoted(field.name());
@@ -263,7 +280,8 @@ impl RowChange {
         let (name, alias) = target_of(&update.table)?;
         let assignments = assignments_of(&update.assignments)?;
         let predicate = predicate_of(update.selection.as_ref());
-        Ok(Self { name, alias, body: Body::Update { assignments, predicate } })
+        let asks = update.selection.as_ref().is_some_and(has_query);
+        Ok(Self { name, alias, body: Body::Update { assignments, predicate, asks } })
     }
 
     fn merge(merge: &Merge) -> Result<Self> {
@@ -280,6 +298,16 @@ impl RowChange {
         }
         Ok(Self { name, alias, body: Body::Merge { source, source_alias, on: merge.on.to_string(), clauses } })
     }
+}
+
+fn has_query(expression: &Expr) -> bool {
+    let found = visit_expressions(expression, |part: &Expr| match part {
+        Expr::Subquery(_) | Expr::InSubquery { .. } | Expr::Exists { .. } | Expr::AnyOp { .. } | Expr::AllOp { .. } => {
+            ControlFlow::Break(())
+        }
+        _ => ControlFlow::Continue(()),
+    });
+    found.is_break()
 }
 
 fn clause_of(clause: &MergeClause) -> Result<Clause> {

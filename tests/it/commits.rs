@@ -143,7 +143,7 @@ fn a_commit_whose_acknowledgement_is_lost_lands_once() {
         for round in 0..20 {
             let base = meadow.state(&name("t"), AsOf::Latest).await.unwrap();
             let cells = cells(meadow, &base, round * 5..round * 5 + 5).await;
-            ledger.commit(&base, cells, WriteMode::Append).await.unwrap();
+            ledger.commit(&base, cells, WriteMode::Append.into()).await.unwrap();
         }
     });
     assert_eq!(values(&start(settings(&folder)), "t"), (0..100).collect::<Vec<i64>>());
@@ -173,7 +173,7 @@ async fn commit(
     mode: WriteMode,
 ) -> apiary::Result<Arc<FrameState>> {
     let cells = cells(meadow, base, values).await;
-    meadow.ledger().commit(base, cells, mode).await
+    meadow.ledger().commit(base, cells, mode.into()).await
 }
 
 async fn cells(meadow: &Meadow, base: &Arc<FrameState>, values: Range<i64>) -> Vec<CellFile> {

@@ -7,6 +7,7 @@
 //! | `conformance` | every place and decorator keeps the promises that commits rest on |
 //! | `frames` | versions, checkpoints, schema rules, names, hostile ledgers |
 //! | `commits` | many writers, lost acknowledgements, conflicts |
+//! | `changes` | DELETE, UPDATE, MERGE, OPTIMIZE, VACUUM against a plain list of rows |
 //! | `isolation` | what one query does to the others: nothing |
 //! | `splits` | a split plan answers as plain DataFusion does |
 //! | `tpch` | its tables, queries and answers |
@@ -21,6 +22,7 @@
 
 mod actix_semantics;
 mod azurite;
+mod changes;
 mod commits;
 mod conformance;
 mod crash;
