@@ -3,7 +3,7 @@
 //! Each is tried on one version. When another commit was in the way, it is run again on the new one, so that it does
 //! what it would have done had it come later.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -12,22 +12,26 @@ use arrow::array::{AsArray, RecordBatch};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Int64Type};
 use datafusion::physical_plan::execute_stream;
-use futures::TryStreamExt;
+use datafusion::sql::parser::Statement as DfStatement;
+use futures::{FutureExt, TryStreamExt};
 
 use super::colony::Core;
 use super::lead::{spilled_bytes, until_stopped};
 use super::query::QueryRecord;
-use super::write::{cell_cut, write_frame};
+use super::write::{Writing, cell_cut, write_frame};
 use crate::sql::row_change::{TARGET, quoted};
+use crate::sql::statement::{Statement, parse};
 use crate::sql::{Ask, PhysicalQuery, RowChange, Target};
 use crate::storage::leafcutter::Cut;
 use crate::storage::{AsOf, Change, ChangeResult, FrameRef, Rewrite};
 use crate::{Error, ErrorKind, Result};
 
 /// Runs of one statement before its conflict is the caller's.
-const TRIES: u32 = 8;
+const TRIES: u32 = 20;
 /// Longest pause before the second run; it doubles with each.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
+/// Longest pause.
+const LAST_PAUSE: Duration = Duration::from_secs(1);
 
 /// What a statement does to the rows of the cells that it replaces.
 pub(crate) enum Replacing<'a> {
@@ -53,16 +57,17 @@ pub(crate) async fn replace(
     let mut run = 0;
     loop {
         run += 1;
-        let statement = Statement { core, frame, ask, query };
+        let this = Run { core, frame, ask, query };
         let outcome = match what {
-            Replacing::Rows(change) => statement.change(change).await,
-            Replacing::Cells(cluster_by) => statement.optimize(cluster_by).await,
+            Replacing::Rows(change) => this.change(change).await,
+            Replacing::Cells(cluster_by) => this.optimize(cluster_by).await,
         };
         match outcome {
             Err(error) if error.kind() == ErrorKind::Conflict && run < TRIES => {
                 tracing::debug!(%error, %frame, run, "a statement is run again on the new version");
-                let longest = FIRST_PAUSE * 2u32.pow(run);
-                until_stopped(query, async { Ok(tokio::time::sleep(longest.mul_f64(fastrand::f64())).await) }).await?;
+                let longest = (FIRST_PAUSE * 2u32.pow(run.min(8) - 1)).min(LAST_PAUSE);
+                let pause = tokio::time::sleep(longest.mul_f64(fastrand::f64()));
+                until_stopped(query, pause.map(Ok)).await?;
             }
             outcome => return outcome,
         }
@@ -70,7 +75,7 @@ pub(crate) async fn replace(
 }
 
 /// One run.
-struct Statement<'a> {
+struct Run<'a> {
     core: &'a Arc<Core>,
     frame: &'a FrameRef,
     ask: &'a Ask<'a>,
@@ -87,11 +92,11 @@ struct Found {
     deleted: u64,
 }
 
-impl Statement<'_> {
+impl Run<'_> {
     async fn target(&self) -> Result<Target> {
         let state = self.core.meadow.state(self.frame, AsOf::Latest).await?;
         let cells = self.core.meadow.ledger().cells(&state).await?;
-        Ok(Target { state, cells, only: None })
+        Ok(Target::new(state, cells))
     }
 
     async fn change(&self, change: &RowChange) -> Result<ChangeResult> {
@@ -100,7 +105,8 @@ impl Statement<'_> {
         let replacement = change.replacement(&target.state.schema)?;
         let mut found = Found::default();
         if !change.only_inserts() {
-            found = self.found(&self.plan(&change.find(), &target, true).await?).await?;
+            let once = self.has_each_key_once(change, &target).await?;
+            found = self.found(&self.plan(change.filled(&change.find(once))?, &target, true).await?).await?;
             if found.matches > found.rows {
                 return Err(Error::invalid(format!(
                     "some rows of {} are matched by several rows of the source ({} matches of {} rows), and it is not said \
@@ -114,11 +120,31 @@ impl Statement<'_> {
             target.only = Some(Arc::new(found.cells.clone()));
         }
         let before = self.rows_before(&target, &found.cells).await?;
-        let mut result = self.write(change.rewrite(), &replacement, &target, &found.cells, None).await?;
+        let kept =
+            before.checked_sub(found.deleted).ok_or_else(|| Error::internal("more rows deleted than there are"))?;
+        // What both queries say must agree: a row too few or too many is never committed.
+        let rows = kept..=if change.may_insert() { u64::MAX } else { kept };
+        // What a MERGE inserts may be random; what it compares may not.
+        let stable = change.rewrite() == Rewrite::Merge;
+        let query = self.plan(change.filled(&replacement)?, &target, stable).await?;
+        let writing = Writing { change: replacing(change.rewrite(), &target, &found.cells), writers: None, rows };
+        let mut result = self.write(query, writing, &target, found.cells.len()).await?;
         (result.rows_updated, result.rows_deleted) = (found.updated, found.deleted);
         // Until here it holds all rows that were written.
-        result.rows_inserted = (result.rows_inserted + found.deleted).saturating_sub(before);
+        result.rows_inserted -= kept;
         Ok(result)
+    }
+
+    /// Whether a MERGE's source can match no row twice, as far as is easily told.
+    async fn has_each_key_once(&self, change: &RowChange, target: &Target) -> Result<bool> {
+        let Some(sql) = change.doubled_keys(&target.state.schema) else { return Ok(false) };
+        let doubled = async { self.found(&self.plan(change.filled(&sql)?, target, true).await?).await };
+        match doubled.await {
+            Ok(found) => Ok(found.rows == 0),
+            // Keys that have no value of the frame's type are compared in another way.
+            Err(error) if error.kind() == ErrorKind::InvalidInput => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     async fn optimize(&self, cluster_by: &[String]) -> Result<ChangeResult> {
@@ -138,47 +164,53 @@ impl Statement<'_> {
             return Ok(self.nothing(&target));
         }
         let columns: Vec<_> = schema.fields().iter().map(|field| quoted(field.name())).collect();
-        let order: Vec<_> = cluster_by.iter().map(|name| quoted(name)).collect();
-        let order = if order.is_empty() { String::new() } else { format!(" ORDER BY {}", order.join(", ")) };
+        // A partition's rows come together, so that its cells are as few as they can be.
+        let order: Vec<_> = target.state.partition_by.iter().chain(cluster_by).map(|name| quoted(name)).collect();
+        let is_sorted = !order.is_empty();
+        let order = if is_sorted { format!(" ORDER BY {}", order.join(", ")) } else { String::new() };
         let sql = format!("SELECT {} FROM {}{order}", columns.join(", "), quoted(TARGET));
         let bytes: u64 = chosen.iter().map(|index| target.cells.bytes(*index)).sum();
         // Sorted rows stay together only in one writer's cells; few rows make few cells only there, too.
-        let writers = if cluster_by.is_empty() { bytes.div_ceil(cut.cell_bytes) as usize } else { 1 };
+        let writers = if is_sorted { 1 } else { bytes.div_ceil(cut.cell_bytes).max(1) as usize };
         target.only = Some(Arc::new(chosen.clone()));
-        let mut result = self.write(Rewrite::Compact, &sql, &target, &chosen, Some(writers)).await?;
+        let rows = self.rows_before(&target, &chosen).await?;
+        let writing = Writing {
+            change: replacing(Rewrite::Compact, &target, &chosen),
+            writers: Some(writers),
+            rows: rows..=rows,
+        };
+        let query = self.plan(query_of(&sql)?, &target, false).await?;
+        let mut result = self.write(query, writing, &target, chosen.len()).await?;
         result.rows_inserted = 0;
         Ok(result)
     }
 
-    /// Writes the rows of `sql` in place of `removed` cells; the result's `rows_inserted` are all of them.
+    /// Writes the rows of a query; the result's `rows_inserted` are all of them.
     async fn write(
         &self,
-        rewrite: Rewrite,
-        sql: &str,
+        physical: PhysicalQuery,
+        writing: Writing,
         target: &Target,
-        removed: &[usize],
-        writers: Option<usize>,
+        removed: usize,
     ) -> Result<ChangeResult> {
-        let names: HashSet<String> = removed.iter().map(|index| target.cells.name(*index).to_string()).collect();
-        let change = Change::Replace(rewrite, Arc::new(names));
-        let physical = self.plan(sql, target, false).await?;
         let rows = execute_stream(Arc::clone(&physical.plan), Arc::clone(&physical.context))?;
-        let write = write_frame(self.core, &target.state, rows, change, writers, self.query);
+        let write = write_frame(self.core, &target.state, rows, writing, self.query);
         let written = until_stopped(self.query, write).await?;
         self.query.spilled.fetch_add(spilled_bytes(&physical.plan), Ordering::Relaxed);
         Ok(ChangeResult {
             version: written.version,
             rows_inserted: written.rows,
             cells_added: written.cells,
-            cells_removed: removed.len(),
+            cells_removed: removed,
             bytes: written.bytes,
             temperature: written.temperature,
             ..ChangeResult::default()
         })
     }
 
-    async fn plan(&self, sql: &str, target: &Target, stable: bool) -> Result<PhysicalQuery> {
-        let physical = until_stopped(self.query, self.core.planner.plan_on(sql, target, stable, self.ask)).await?;
+    async fn plan(&self, statement: DfStatement, target: &Target, stable: bool) -> Result<PhysicalQuery> {
+        let physical =
+            until_stopped(self.query, self.core.planner.plan_on(statement, target, stable, self.ask)).await?;
         self.query.planned(&physical.notes, physical.tasks());
         Ok(physical)
     }
@@ -212,7 +244,7 @@ impl Statement<'_> {
         }
         let counting = "SELECT 0 AS cell, 0 AS matches, count(*) AS rows, 0 AS updated, 0 AS deleted FROM";
         let counting = format!("{counting} {}", quoted(TARGET));
-        Ok(self.found(&self.plan(&counting, target, false).await?).await?.rows)
+        Ok(self.found(&self.plan(query_of(&counting)?, target, false).await?).await?.rows)
     }
 
     fn nothing(&self, target: &Target) -> ChangeResult {
@@ -222,6 +254,18 @@ impl Statement<'_> {
             ..ChangeResult::default()
         }
     }
+}
+
+/// A query that holds nothing of a user's.
+fn query_of(sql: &str) -> Result<DfStatement> {
+    match parse(sql)? {
+        Statement::Other(statement) => Ok(*statement),
+        _ => Err(Error::internal(format!("not a query: {sql}"))),
+    }
+}
+
+fn replacing(rewrite: Rewrite, target: &Target, cells: &[usize]) -> Change {
+    Change::Replace(rewrite, Arc::new(cells.iter().map(|index| target.cells.name(*index).to_string()).collect()))
 }
 
 /// Cells below half their cut, where a partition has more than one.

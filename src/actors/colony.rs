@@ -504,7 +504,7 @@ impl Colony {
             let _permit = core.admission.enter(limit).await?;
             let entry = core.queries.begin(&core.token, limit, core.meadow.meter());
             let state = core.meadow.state(&frame, AsOf::Latest).await?;
-            let result = write_frame(&core, &state, data, mode.into(), None, &entry.record).await;
+            let result = write_frame(&core, &state, data, mode.into(), &entry.record).await;
             match (result, entry.record.stop_reason()) {
                 (Err(error), Some(reason)) if super::query::is_stop(&error) => Err(reason),
                 (result, _) => result,

@@ -249,7 +249,7 @@ async fn insert(
     query: &Arc<QueryRecord>,
 ) -> Result<Answer> {
     let (rows, _shared) = start(core, &physical, query).await?;
-    let result = until_stopped(query, write_frame(core, into, rows, mode.into(), None, query)).await?;
+    let result = until_stopped(query, write_frame(core, into, rows, mode.into(), query)).await?;
     query.spilled.fetch_add(spilled_bytes(&physical.plan), Ordering::Relaxed);
     written(&into.frame, &result).map(Answer::Ready)
 }

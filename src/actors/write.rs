@@ -1,5 +1,6 @@
 //! Rows into a frame: batches go to all bees, each encodes cells of its own, and one commit makes them visible.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use actix::Message;
@@ -16,7 +17,7 @@ use super::query::QueryRecord;
 use crate::storage::cells::{CellFile, CellPlan, CellWriter};
 use crate::storage::leafcutter::Cut;
 use crate::storage::schema::Coercion;
-use crate::storage::{Change, FrameState, WriteResult, leafcutter};
+use crate::storage::{Change, FrameState, WriteMode, WriteResult, leafcutter};
 use crate::{Error, Result};
 
 /// Rows of a batch that one bee takes at a time: large enough that the queue costs nothing, small enough to share one
@@ -69,7 +70,23 @@ pub(crate) fn cell_cut(core: &Core, schema: &SchemaRef) -> Cut {
     leafcutter::cut(core.settings.bee_memory(), row_width(schema))
 }
 
-/// Writes `rows` into the frame that `base` is a version of, on all bees or at most so many `writers`.
+/// How rows are written.
+pub(crate) struct Writing {
+    /// What becomes of the cells that are there.
+    pub(crate) change: Change,
+    /// Bees that write at most; all when it is `None`.
+    pub(crate) writers: Option<usize>,
+    /// How many rows there must be: with others nothing is committed.
+    pub(crate) rows: RangeInclusive<u64>,
+}
+
+impl From<WriteMode> for Writing {
+    fn from(mode: WriteMode) -> Self {
+        Self { change: mode.into(), writers: None, rows: 0..=u64::MAX }
+    }
+}
+
+/// Writes `rows` into the frame that `base` is a version of.
 ///
 /// # Errors
 /// The rows' own error, a schema mismatch, a conflict, or what the storage says; nothing is committed then.
@@ -77,10 +94,10 @@ pub(crate) async fn write_frame(
     core: &Arc<Core>,
     base: &Arc<FrameState>,
     rows: SendableRecordBatchStream,
-    change: Change,
-    writers: Option<usize>,
+    writing: Writing,
     query: &QueryRecord,
 ) -> Result<WriteResult> {
+    let Writing { change, writers, rows: expected } = writing;
     core.meadow.require_writable()?;
     let coercion = Coercion::plan(&rows.schema(), &base.schema)?.keeping_views(&rows.schema(), &base.partition_by);
     let plan = core.meadow.ledger().cell_plan(base, cell_cut(core, &base.schema)).await?;
@@ -90,6 +107,13 @@ pub(crate) async fn write_frame(
     let (rows, bytes, count) = (cells.iter().map(|c| c.rows).sum(), cells.iter().map(|c| c.bytes).sum(), cells.len());
     if count == 0 && !change.removes() {
         return Ok(WriteResult { version: base.version(), rows, cells: 0, bytes, temperature: core.temperature() });
+    }
+    if !expected.contains(&rows) {
+        core.remove_cells(&cells).await;
+        return Err(Error::internal(format!(
+            "{rows} rows were written where {} were expected: nothing was committed; please report the statement",
+            expected.start()
+        )));
     }
     if let Some(reason) = query.stop_reason() {
         core.remove_cells(&cells).await;

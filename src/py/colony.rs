@@ -114,6 +114,12 @@ impl PyColony {
         to_dict(py, &facts)
     }
 
+    /// Refuses what is not one SQL expression to its end.
+    #[staticmethod]
+    fn check_expression(py: Python<'_>, text: &str) -> PyResult<()> {
+        crate::sql::check_expression(text).or_raise(py)
+    }
+
     fn create_hive(&self, py: Python<'_>, hive: &str, if_not_exists: bool) -> PyResult<()> {
         let hive = HiveName::new(hive).or_raise(py)?;
         self.run(py, |colony| async move { colony.create_hive(&hive, if_not_exists).await })

@@ -3,7 +3,8 @@
 //! DataFusion asks catalogs synchronously; the meadow answers asynchronously. So the names are looked up first, all at
 //! once, and the statement is planned against exactly those. Only `information_schema` needs every frame.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
 
 use datafusion::catalog::{
     CatalogProvider, CatalogProviderList, MemoryCatalogProvider, MemoryCatalogProviderList, MemorySchemaProvider,
@@ -20,6 +21,7 @@ use super::session::SqlSession;
 use super::world::{SYSTEM, World};
 use crate::storage::ledger::Cells;
 use crate::storage::{AsOf, FrameRef, FrameState, Meadow};
+use crate::sync::lock;
 use crate::{Error, Result};
 
 /// Frames that are looked up at the same time.
@@ -58,20 +60,26 @@ pub(crate) async fn catalogs(
     }
     frames.sort();
     frames.dedup();
-    let tables: Vec<(FrameRef, FrameTable)> =
-        futures::stream::iter(frames)
-            .map(|frame| async move {
-                Ok::<_, Error>((frame.clone(), frame_table(meadow, &frame, AsOf::Latest, notes).await?))
-            })
-            .buffer_unordered(LOOKUPS)
-            .try_collect()
-            .await?;
+    let tables: Vec<(FrameRef, FrameTable)> = futures::stream::iter(frames)
+        .map(|frame| async move {
+            let table = match target {
+                Some(target) => target.other(meadow, &frame, notes).await?,
+                None => frame_table(meadow, &frame, AsOf::Latest, notes).await?,
+            };
+            Ok::<_, Error>((frame, table))
+        })
+        .buffer_unordered(LOOKUPS)
+        .try_collect()
+        .await?;
     for (frame, table) in tables {
         let schema = schema_in(&list, frame.hive.as_str(), frame.box_.as_str())?;
         schema.register_table(frame.frame.to_string(), Arc::new(table))?;
     }
     Ok(list)
 }
+
+/// A version with its cells.
+type Seen = (Arc<FrameState>, Arc<Cells>);
 
 /// The version of a frame that a statement changes, and which of its cells it reads.
 #[derive(Debug, Clone)]
@@ -82,9 +90,31 @@ pub struct Target {
     pub cells: Arc<Cells>,
     /// Those to read; all when it is `None`.
     pub only: Option<Arc<Vec<usize>>>,
+    /// Other frames as the statement saw them first: all of its queries see the same rows.
+    others: Arc<Mutex<HashMap<FrameRef, Seen>>>,
 }
 
 impl Target {
+    /// All cells of a version.
+    pub fn new(state: Arc<FrameState>, cells: Arc<Cells>) -> Self {
+        let seen = (Arc::clone(&state), Arc::clone(&cells));
+        let others = Arc::new(Mutex::new(HashMap::from([(state.frame.clone(), seen)])));
+        Self { state, cells, only: None, others }
+    }
+
+    async fn other(&self, meadow: &Meadow, frame: &FrameRef, notes: &Arc<ScanNotes>) -> Result<FrameTable> {
+        let seen = lock(&self.others).get(frame).cloned();
+        let (state, cells) = match seen {
+            Some(seen) => seen,
+            None => {
+                let state = meadow.state(frame, AsOf::Latest).await?;
+                let cells = meadow.ledger().cells(&state).await?;
+                lock(&self.others).entry(frame.clone()).or_insert((state, cells)).clone()
+            }
+        };
+        Ok(FrameTable::new(state, cells, Arc::clone(notes)))
+    }
+
     fn table(&self, notes: &Arc<ScanNotes>) -> FrameTable {
         let table = FrameTable::new(Arc::clone(&self.state), Arc::clone(&self.cells), Arc::clone(notes));
         table.numbered(CELL, self.only.clone())

@@ -29,7 +29,7 @@ mod pruning;
 pub(crate) mod row_change;
 mod session;
 pub mod shared_scan;
-mod statement;
+pub(crate) mod statement;
 mod stop_points;
 mod world;
 
@@ -40,4 +40,5 @@ pub use frame_table::{ScanNote, ScanNotes};
 pub use planner::{Ask, Params, PhysicalQuery, Planned, Planner, Spread};
 pub use row_change::RowChange;
 pub use session::{Distribute, SqlSession};
+pub use statement::check_expression;
 pub use world::World;

@@ -11,6 +11,7 @@ use datafusion::catalog::memory::DataSourceExec;
 use datafusion::common::TableReference;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{ParamValues, ScalarValue};
+use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::{provider_as_source, source_as_provider};
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::execution::{SessionState, SessionStateBuilder, TaskContext};
@@ -35,6 +36,7 @@ use super::shared_scan::SharedScans;
 use super::statement::{Kind, Statement, parse};
 use super::stop_points::StopPoints;
 use super::world::World;
+use crate::storage::leafcutter::ROW_GROUP_ROWS;
 use crate::storage::ledger::ROOT_URL;
 use crate::storage::vacuum::RETENTION;
 use crate::storage::{AsOf, BoxName, FrameRef, FrameState, HiveName, Meadow, WriteMode};
@@ -124,6 +126,16 @@ impl PhysicalQuery {
         shareable
     }
 
+    /// Requests that it will need, as far as the plan tells: a footer and each row group of the cells that are read, and for
+    /// the swarm a task, an output and a completion for every task, which each task above reads. Filters may leave row
+    /// groups out, what is cached costs none, and looking for news comes on top.
+    pub fn forecast(&self) -> Forecast {
+        let mut cells = 0;
+        with_stages(&self.plan, &mut |plan| cells += cell_requests(plan));
+        let exchange = if self.swarm { exchange_requests(&self.plan, 1) } else { 0 };
+        Forecast { cells, exchange }
+    }
+
     /// Tasks of all its stages, and 1 for the part that the leading bee runs.
     pub fn tasks(&self) -> usize {
         fn below(plan: &Arc<dyn ExecutionPlan>) -> usize {
@@ -131,6 +143,21 @@ impl PhysicalQuery {
             own + plan.children().into_iter().map(below).sum::<usize>()
         }
         1 + below(&self.plan)
+    }
+}
+
+/// Requests to storage that a query will need.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Forecast {
+    /// To read cells.
+    pub cells: u64,
+    /// To hand tasks and rows between nodes.
+    pub exchange: u64,
+}
+
+impl std::fmt::Display for Forecast {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "about {} for cells, {} between nodes", self.cells, self.exchange)
     }
 }
 
@@ -166,7 +193,7 @@ pub enum Planned {
         /// The frame.
         frame: FrameRef,
         /// What is to be done.
-        change: RowChange,
+        change: Box<RowChange>,
     },
     /// A frame's cells to be written anew with the same rows.
     Optimize {
@@ -218,7 +245,9 @@ impl Planner {
     pub async fn plan(&self, sql: &str, ask: &Ask<'_>) -> Result<Planned> {
         match parse(sql)? {
             Statement::Other(statement) => match RowChange::of(&statement)? {
-                Some(change) => Ok(Planned::Change { frame: frame_name(&change.name, ask.session)?, change }),
+                Some(change) => {
+                    Ok(Planned::Change { frame: frame_name(&change.name, ask.session)?, change: Box::new(change) })
+                }
                 None => self.plan_query(*statement, ask).await,
             },
             Statement::Optimize { name, cluster_by } => {
@@ -252,19 +281,22 @@ impl Planner {
     }
 
     /// Plans one of the queries of a statement that changes `target`; they run on this colony alone. Where more than one
-    /// must see the same rows, they must be `stable`.
+    /// must see the same rows, they must be `stable`; frames are read as they were for the first.
     ///
     /// # Errors
-    /// What is wrong with the query; [`crate::ErrorKind::Unsupported`] for `random()` and its like where they may not be.
-    pub async fn plan_on(&self, sql: &str, target: &Target, stable: bool, ask: &Ask<'_>) -> Result<PhysicalQuery> {
-        let Statement::Other(statement) = parse(sql)? else {
-            return Err(Error::internal(format!("not a query over the frame that is changed: {sql}")));
-        };
-        let (draft, plan) = self.logical(*statement, ask, Some(target)).await?;
-        if stable && is_volatile(&plan)? {
+    /// What is wrong with the query; [`crate::ErrorKind::Unsupported`] for what may give other rows the next time.
+    pub async fn plan_on(
+        &self,
+        statement: DfStatement,
+        target: &Target,
+        stable: bool,
+        ask: &Ask<'_>,
+    ) -> Result<PhysicalQuery> {
+        let (draft, plan) = self.logical(statement, ask, Some(target)).await?;
+        if stable && !is_stable(&plan)? {
             return Err(Error::unsupported(
-                "a condition with random() or another function that gives something else each time is evaluated more than \
-                 once here: write the rows that are meant into a frame, and compare with that",
+                "what is compared here is evaluated more than once, and random(), LIMIT and window functions may give \
+                 something else each time: write the rows that are meant into a frame, and compare with that",
             ));
         }
         draft.physical(&plan, false).await
@@ -501,6 +533,7 @@ impl Draft {
             ("logical_plan", logical.display_indent().to_string()),
             ("physical_plan", shown),
             ("bees", format!("{} tasks on {}", query.tasks(), if query.swarm { "the swarm" } else { "this node" })),
+            ("requests", query.forecast().to_string()),
             ("cells", query.notes.to_string()),
         ])
     }
@@ -518,6 +551,23 @@ fn with_stages(plan: &Arc<dyn ExecutionPlan>, visit: &mut impl FnMut(&Arc<dyn Ex
 fn file_bytes(plan: &Arc<dyn ExecutionPlan>) -> u64 {
     let files = file_scan(plan).into_iter().flat_map(|scan| &scan.file_groups).flat_map(|group| group.files());
     files.map(|file| file.effective_size()).sum()
+}
+
+fn cell_requests(plan: &Arc<dyn ExecutionPlan>) -> u64 {
+    let files = file_scan(plan).into_iter().flat_map(|scan| &scan.file_groups).flat_map(|group| group.files());
+    let rows = |file: &PartitionedFile| file.statistics.as_ref().and_then(|s| s.num_rows.get_value().copied());
+    let row_groups = |file: &PartitionedFile| rows(file).unwrap_or(0).div_ceil(ROW_GROUP_ROWS).max(1) as u64;
+    files.map(|file| 1 + row_groups(file)).sum()
+}
+
+/// Requests of the stages below `plan`, which is run by so many `consumers`.
+fn exchange_requests(plan: &Arc<dyn ExecutionPlan>, consumers: u64) -> u64 {
+    let Some(boundary) = plan.as_network_boundary() else {
+        return plan.children().into_iter().map(|child| exchange_requests(child, consumers)).sum();
+    };
+    let tasks = boundary.input_stage().task_count() as u64;
+    let below = boundary.input_stage().local_plan().map_or(0, |plan| exchange_requests(plan, tasks));
+    3 * tasks + consumers * tasks + below
 }
 
 fn scans_the_meadow(plan: &Arc<dyn ExecutionPlan>) -> bool {
@@ -558,16 +608,18 @@ fn is_recursive(plan: &LogicalPlan) -> Result<bool> {
     Ok(found)
 }
 
-fn is_volatile(plan: &LogicalPlan) -> Result<bool> {
+/// Whether it gives the same rows again.
+fn is_stable(plan: &LogicalPlan) -> Result<bool> {
     let mut found = false;
     plan.apply_with_subqueries(|node| {
+        found |= matches!(node, LogicalPlan::Limit(_) | LogicalPlan::Window(_));
         node.apply_expressions(|expression| {
             found |= expression.is_volatile();
             Ok(TreeNodeRecursion::Continue)
         })?;
         Ok(if found { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
     })?;
-    Ok(found)
+    Ok(!found)
 }
 
 fn check_option(base: &SessionState, key: &str, value: &str) -> Result<()> {

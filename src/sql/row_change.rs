@@ -3,18 +3,21 @@
 //! Cells are never changed: those with rows to change are replaced. One query finds them and counts what will change,
 //! another gives the rows that stand in their place. Both read the frame by the name [`TARGET`], with a column [`CELL`]
 //! that numbers its cells.
+//!
+//! The queries are written as texts in which the user's expressions stand as names, `"part 0"` and so on; after parsing,
+//! the expressions themselves are put there. They are never printed: what was quoted once could come out as something else.
 
-use std::fmt::Write;
 use std::ops::ControlFlow;
 
-use arrow::datatypes::{DataType, SchemaRef};
+use arrow::datatypes::{DataType, FieldRef, SchemaRef};
 use datafusion::sql::parser::Statement as DfStatement;
 use datafusion::sql::sqlparser::ast::{
-    Assignment, AssignmentTarget, Delete, Expr, FromTable, Ident, Merge, MergeAction, MergeClause, MergeClauseKind,
-    MergeInsertKind, ObjectName, Statement as Ast, TableFactor, TableWithJoins, Update, visit_expressions,
+    Assignment, AssignmentTarget, BinaryOperator, Delete, Expr, FromTable, Ident, Merge, MergeAction, MergeClause,
+    MergeClauseKind, MergeInsertKind, ObjectName, Statement as Ast, TableAlias, TableFactor, TableWithJoins, Update,
+    VisitMut, VisitorMut, visit_expressions,
 };
 
-use super::statement::names;
+use super::statement::{Statement, names, parse};
 use crate::storage::Rewrite;
 use crate::{Error, Result};
 
@@ -22,7 +25,11 @@ use crate::{Error, Result};
 pub(crate) const TARGET: &str = "the target";
 /// Its column that says which cell a row is in.
 pub(crate) const CELL: &str = "the cell";
-const IN_TARGET: &str = "\"in the target\"";
+/// The source of a MERGE in a query's text.
+const SOURCE: &str = "the source";
+/// What an expression of the user is called in a query's text, with its number.
+const PART: &str = "part ";
+const IS_CHANGED: &str = "\"is changed\"";
 const IN_SOURCE: &str = "\"in the source\"";
 
 /// A statement that changes rows.
@@ -33,13 +40,40 @@ pub struct RowChange {
     /// What the frame is called within the statement, quoted.
     alias: String,
     body: Body,
+    parts: Parts,
 }
+
+/// What the user wrote, by the names that stand for it.
+#[derive(Debug, Clone, Default)]
+struct Parts {
+    expressions: Vec<Expr>,
+    source: Option<TableFactor>,
+}
+
+/// Columns and the expressions that are their values.
+type Values = Vec<(String, String)>;
 
 #[derive(Debug, Clone)]
 enum Body {
     Delete { predicate: String },
-    Update { assignments: Vec<(String, String)>, predicate: String, asks: bool },
-    Merge { source: String, source_alias: String, on: String, clauses: Vec<Clause> },
+    Update { values: Values, predicate: String, asks: bool },
+    Merge(Merging),
+}
+
+#[derive(Debug, Clone)]
+struct Merging {
+    /// What the source is called within the statement, quoted.
+    source: String,
+    on: String,
+    keys: Vec<Key>,
+    clauses: Vec<Clause>,
+}
+
+/// A column of the source that must equal a column of the frame for two rows to match.
+#[derive(Debug, Clone, PartialEq)]
+struct Key {
+    source: String,
+    target: String,
 }
 
 /// One WHEN of a MERGE.
@@ -60,8 +94,8 @@ enum When {
 #[derive(Debug, Clone)]
 enum Action {
     Delete,
-    Update(Vec<(String, String)>),
-    Insert(Vec<(String, String)>),
+    Update(Values),
+    Insert(Values),
     /// The source's columns of the same names.
     InsertRow,
 }
@@ -86,71 +120,51 @@ impl RowChange {
         match &self.body {
             Body::Delete { .. } => Rewrite::Delete,
             Body::Update { .. } => Rewrite::Update,
-            Body::Merge { .. } => Rewrite::Merge,
+            Body::Merge(_) => Rewrite::Merge,
         }
     }
 
     /// Whether it may add rows although it changes none.
     pub fn may_insert(&self) -> bool {
-        self.clauses().iter().any(|clause| clause.kind == When::NotInTarget)
+        matches!(&self.body, Body::Merge(merging) if merging.of(When::NotInTarget).next().is_some())
     }
 
     /// Whether it leaves every row as it is: then it reads the whole frame and replaces no cell.
     pub fn only_inserts(&self) -> bool {
-        matches!(self.body, Body::Merge { .. }) && self.clauses().iter().all(|clause| clause.kind == When::NotInTarget)
+        matches!(&self.body, Body::Merge(merging) if merging.clauses.iter().all(|c| c.kind == When::NotInTarget))
+    }
+
+    /// A query whose `rows` are the keys that the source has more than once; there is none where it has no keys. When
+    /// there are no such keys, no row can be matched twice.
+    pub fn doubled_keys(&self, schema: &SchemaRef) -> Option<String> {
+        let Body::Merge(Merging { source: s, keys, .. }) = &self.body else { return None };
+        // As the frame's type: '1' and '01' are one number.
+        let key = |key: &Key| Some(cast(&key.source, schema.field_with_name(&key.target).ok()?.data_type()));
+        let keys = keys.iter().map(key).collect::<Option<Vec<_>>>().filter(|keys| !keys.is_empty())?.join(", ");
+        Some(format!(
+            "SELECT 0 AS cell, 0 AS matches, count(*) AS rows, 0 AS updated, 0 AS deleted FROM \
+             (SELECT 1 FROM {} AS {s} GROUP BY {keys} HAVING count(*) > 1)",
+            quoted(SOURCE)
+        ))
     }
 
     /// The query that finds the cells to replace: `cell`, `matches` and `rows` (pairs of a row and what changes it, and
-    /// rows that are changed: more matches than rows are an error), `updated`, `deleted`; one row a cell.
-    pub fn find(&self) -> String {
-        let (target, t) = (quoted(TARGET), &self.alias);
-        let cell = format!("{t}.{}", quoted(CELL));
+    /// rows that are changed: more matches than rows are an error), `updated`, `deleted`; one row a cell. Where no row can
+    /// be matched twice, `once`, rows are not counted by themselves.
+    pub fn find(&self, once: bool) -> String {
+        let t = &self.alias;
         let counted = |updated: &str, deleted: &str, predicate: &str| {
             format!(
-                "SELECT {cell} AS cell, count(*) AS matches, count(*) AS rows, {updated} AS updated, {deleted} AS deleted \
-                 FROM {target} AS {t} WHERE {predicate} GROUP BY 1"
+                "SELECT {t}.{} AS cell, count(*) AS matches, count(*) AS rows, {updated} AS updated, {deleted} AS deleted \
+                 FROM {} AS {t} WHERE {predicate} GROUP BY 1",
+                quoted(CELL),
+                quoted(TARGET)
             )
         };
         match &self.body {
             Body::Delete { predicate } => counted("0", "count(*)", predicate),
             Body::Update { predicate, .. } => counted("count(*)", "0", predicate),
-            Body::Merge { source, source_alias: s, on, clauses } => {
-                let of = |kind: When| clauses.iter().filter(move |clause| clause.kind == kind);
-                let any = |kind: When| any_of(of(kind).map(|clause| clause.predicate.as_str()));
-                let is = |kind: When, wanted: fn(&Action) -> bool| {
-                    let when = |clause: &Clause| {
-                        format!(" WHEN {} THEN {}", clause.predicate, u8::from(wanted(&clause.action)))
-                    };
-                    let whens: String = of(kind).map(when).collect();
-                    if whens.is_empty() { "0".to_string() } else { format!("CASE{whens} ELSE 0 END") }
-                };
-                let updates: fn(&Action) -> bool = |action| matches!(action, Action::Update(_));
-                let deletes: fn(&Action) -> bool = |action| matches!(action, Action::Delete);
-                let (matched, alone) = (any(When::Matched), any(When::NotInSource));
-                // A row that a source row matches must be seen, changed or not: else that source row would be inserted.
-                let seen = if self.may_insert() { "true" } else { &matched };
-                let mut all = format!(
-                    "SELECT {cell} AS cell, CASE WHEN {matched} THEN 1 ELSE 0 END AS matches, 0 AS rows, \
-                     {} AS updated, {} AS deleted FROM {target} AS {t} JOIN {source} AS {s} ON {on} WHERE {seen} \
-                     UNION ALL SELECT {cell}, 0, 1, 0, 0 FROM {target} AS {t} \
-                     LEFT SEMI JOIN {source} AS {s} ON ({on}) AND ({matched})",
-                    is(When::Matched, updates),
-                    is(When::Matched, deletes),
-                );
-                if of(When::NotInSource).next().is_some() {
-                    let (updated, deleted) = (is(When::NotInSource, updates), is(When::NotInSource, deletes));
-                    // Writing to a text cannot fail.
-                    let _ = write!(
-                        all,
-                        " UNION ALL SELECT {cell}, 0, 0, {updated}, {deleted} FROM {target} AS {t} \
-                         LEFT ANTI JOIN {source} AS {s} ON {on} WHERE {alone}"
-                    );
-                }
-                format!(
-                    "SELECT cell, sum(matches) AS matches, sum(rows) AS rows, sum(updated) AS updated, \
-                     sum(deleted) AS deleted FROM ({all}) GROUP BY cell"
-                )
-            }
+            Body::Merge(merging) => merging.find(t, once),
         }
     }
 
@@ -160,103 +174,32 @@ impl RowChange {
     /// [`crate::ErrorKind::NotFound`] for a column that the frame does not have.
     pub fn replacement(&self, schema: &SchemaRef) -> Result<String> {
         let (target, t) = (quoted(TARGET), &self.alias);
-        let all = || schema.fields().iter().map(|field| quoted(field.name())).collect::<Vec<_>>().join(", ");
         match &self.body {
             Body::Delete { predicate } => {
-                Ok(format!("SELECT {} FROM {target} AS {t} WHERE ({predicate}) IS NOT TRUE", all()))
+                let all = columns(schema, |field| quoted(field.name()));
+                Ok(format!("SELECT {all} FROM {target} AS {t} WHERE ({predicate}) IS NOT TRUE"))
             }
-            Body::Update { assignments, predicate, asks: true } => {
-                check_columns(assignments, schema)?;
-                // A condition with a query in it can only stand in WHERE.
-                let column = |field: &arrow::datatypes::FieldRef| {
-                    let name = quoted(field.name());
-                    let value = value_of(assignments, field.name()).map(|value| cast(value, field.data_type()));
-                    format!("{} AS {name}", value.unwrap_or_else(|| format!("{t}.{name}")))
-                };
-                let columns: Vec<_> = schema.fields().iter().map(column).collect();
-                Ok(format!(
-                    "SELECT {} FROM {target} AS {t} WHERE {predicate} \
-                     UNION ALL SELECT {} FROM {target} AS {t} WHERE ({predicate}) IS NOT TRUE",
-                    columns.join(", "),
-                    all()
-                ))
+            Body::Update { values, predicate, asks } => {
+                check_columns(values, schema)?;
+                Ok(updated(t, values, predicate, *asks, schema))
             }
-            Body::Update { assignments, predicate, asks: false } => {
-                check_columns(assignments, schema)?;
-                let column = |field: &arrow::datatypes::FieldRef| {
-                    let name = quoted(field.name());
-                    match value_of(assignments, field.name()) {
-                        // Asked once for a row, however many columns it sets.
-                        Some(value) => format!(
-                            "CASE WHEN {t}.\"is changed\" THEN {} ELSE {t}.{name} END AS {name}",
-                            cast(value, field.data_type())
-                        ),
-                        None => format!("{t}.{name}"),
-                    }
-                };
-                let columns: Vec<_> = schema.fields().iter().map(column).collect();
-                Ok(format!(
-                    "SELECT {} FROM (SELECT *, {predicate} AS \"is changed\" FROM {target} AS {t}) AS {t}",
-                    columns.join(", ")
-                ))
-            }
-            Body::Merge { source, source_alias: s, on, clauses } => {
-                for clause in clauses {
-                    match &clause.action {
-                        Action::Update(values) | Action::Insert(values) => check_columns(values, schema)?,
-                        Action::Delete | Action::InsertRow => {}
-                    }
-                }
-                let value = |action: &Action, field: &arrow::datatypes::FieldRef| {
-                    let name = quoted(field.name());
-                    let given = |values| value_of(values, field.name()).map(|value| cast(value, field.data_type()));
-                    match action {
-                        Action::Delete => "NULL".into(),
-                        Action::Update(values) => given(values).unwrap_or_else(|| format!("{t}.{name}")),
-                        Action::Insert(values) => given(values).unwrap_or_else(|| "NULL".into()),
-                        Action::InsertRow => cast(&format!("{s}.{name}"), field.data_type()),
-                    }
-                };
-                if self.only_inserts() {
-                    let columns = schema.fields().iter().map(|field| {
-                        let when = |c: &Clause| format!(" WHEN {} THEN {}", c.predicate, value(&c.action, field));
-                        let whens: String = clauses.iter().map(when).collect();
-                        format!("CASE{whens} END AS {}", quoted(field.name()))
-                    });
-                    return Ok(format!(
-                        "SELECT {} FROM {source} AS {s} LEFT ANTI JOIN {target} AS {t} ON {on} WHERE {}",
-                        columns.collect::<Vec<_>>().join(", "),
-                        any_of(clauses.iter().map(|clause| clause.predicate.as_str()))
-                    ));
-                }
-                let condition = |clause: &Clause| match clause.kind {
-                    When::Matched => format!("{t}.{IN_TARGET} AND {s}.{IN_SOURCE} AND ({})", clause.predicate),
-                    When::NotInTarget => format!("{t}.{IN_TARGET} IS NULL AND ({})", clause.predicate),
-                    When::NotInSource => format!("{s}.{IN_SOURCE} IS NULL AND ({})", clause.predicate),
-                };
-                let columns = schema.fields().iter().map(|field| {
-                    let when = |c: &Clause| format!(" WHEN {} THEN {}", condition(c), value(&c.action, field));
-                    let whens: String = clauses.iter().map(when).collect();
-                    let name = quoted(field.name());
-                    format!("CASE{whens} ELSE {t}.{name} END AS {name}")
-                });
-                let keep = |c: &Clause| format!(" WHEN {} THEN {}", condition(c), !matches!(c.action, Action::Delete));
-                let kept: String = clauses.iter().map(keep).collect();
-                Ok(format!(
-                    "SELECT {} FROM (SELECT *, true AS {IN_TARGET} FROM {target}) AS {t} \
-                     FULL JOIN (SELECT *, true AS {IN_SOURCE} FROM {source} AS {s}) AS {s} ON {on} \
-                     WHERE CASE{kept} ELSE {t}.{IN_TARGET} IS NOT NULL END",
-                    columns.collect::<Vec<_>>().join(", ")
-                ))
-            }
+            Body::Merge(merging) => merging.replacement(t, schema),
         }
     }
 
-    fn clauses(&self) -> &[Clause] {
-        match &self.body {
-            Body::Merge { clauses, .. } => clauses,
-            _ => &[],
+    /// One of its queries with what the user wrote.
+    ///
+    /// # Errors
+    /// Never in practice: the texts are built to be understood.
+    pub(crate) fn filled(&self, query: &str) -> Result<DfStatement> {
+        let Statement::Other(mut statement) = parse(query)? else {
+            return Err(Error::internal(format!("not a query: {query}")));
+        };
+        if let DfStatement::Statement(ast) = statement.as_mut() {
+            // It never breaks off.
+            let _ = ast.visit(&mut Fill(&self.parts));
         }
+        Ok(*statement)
     }
 
     fn delete(delete: &Delete) -> Result<Self> {
@@ -267,7 +210,9 @@ impl RowChange {
             return Err(Error::unsupported("write DELETE FROM frame [WHERE …]; to compare with other rows, use MERGE"));
         };
         let (name, alias) = target_of(table)?;
-        Ok(Self { name, alias, body: Body::Delete { predicate: predicate_of(delete.selection.as_ref()) } })
+        let mut parts = Parts::default();
+        let predicate = parts.condition(delete.selection.as_ref())?;
+        Ok(Self { name, alias, body: Body::Delete { predicate }, parts })
     }
 
     fn update(update: &Update) -> Result<Self> {
@@ -278,10 +223,11 @@ impl RowChange {
             ));
         }
         let (name, alias) = target_of(&update.table)?;
-        let assignments = assignments_of(&update.assignments)?;
-        let predicate = predicate_of(update.selection.as_ref());
+        let mut parts = Parts::default();
+        let values = parts.values(&update.assignments, &alias)?;
+        let predicate = parts.condition(update.selection.as_ref())?;
         let asks = update.selection.as_ref().is_some_and(has_query);
-        Ok(Self { name, alias, body: Body::Update { assignments, predicate, asks } })
+        Ok(Self { name, alias, body: Body::Update { values, predicate, asks }, parts })
     }
 
     fn merge(merge: &Merge) -> Result<Self> {
@@ -289,65 +235,329 @@ impl RowChange {
             return Err(Error::unsupported("MERGE … OUTPUT is not available: ask for the rows with SELECT"));
         }
         let (name, alias) = named(&merge.table)?;
-        let (source, source_alias) = source_of(&merge.source)?;
-        let clauses = merge.clauses.iter().map(clause_of).collect::<Result<Vec<_>>>()?;
-        if alias == source_alias {
+        let source = source_name(&merge.source)?;
+        if alias == source {
             return Err(Error::invalid(format!(
                 "the frame and the source of MERGE are both called {alias}: give one of them another name with AS"
             )));
         }
-        Ok(Self { name, alias, body: Body::Merge { source, source_alias, on: merge.on.to_string(), clauses } })
+        let mut parts = Parts { source: Some(merge.source.clone()), ..Parts::default() };
+        let keys = keys_of(&merge.on, &alias, &source);
+        let on = parts.condition(Some(&merge.on))?;
+        let clauses = merge.clauses.iter().map(|c| parts.clause(c, &alias)).collect::<Result<Vec<_>>>()?;
+        Ok(Self { name, alias, body: Body::Merge(Merging { source, on, keys, clauses }), parts })
+    }
+}
+
+impl Merging {
+    fn of(&self, kind: When) -> impl Iterator<Item = &Clause> {
+        self.clauses.iter().filter(move |clause| clause.kind == kind)
+    }
+
+    /// True when a clause of `kind` applies.
+    fn any(&self, kind: When) -> String {
+        let all: Vec<_> = self.of(kind).map(|clause| clause.predicate.as_str()).collect();
+        if all.is_empty() { "false".into() } else { format!("({})", all.join(" OR ")) }
+    }
+
+    /// 1 when the first clause of `kind` that applies does what is `wanted`.
+    fn counts(&self, kind: When, wanted: fn(&Action) -> bool) -> String {
+        self.first(kind, "", |clause| u8::from(wanted(&clause.action)).to_string(), "0")
+    }
+
+    /// What `then` gives for the first clause of `kind` that applies where `also` holds, or `otherwise`.
+    fn first(&self, kind: When, also: &str, then: impl Fn(&Clause) -> String, otherwise: &str) -> String {
+        let when = |clause: &Clause| format!(" WHEN {also}{} THEN {}", clause.predicate, then(clause));
+        let whens: String = self.of(kind).map(when).collect();
+        if whens.is_empty() { otherwise.to_string() } else { format!("CASE{whens} ELSE {otherwise} END") }
+    }
+
+    fn find(&self, t: &str, once: bool) -> String {
+        let (target, source, s, on) = (quoted(TARGET), quoted(SOURCE), &self.source, &self.on);
+        let cell = format!("{t}.{}", quoted(CELL));
+        let updates: fn(&Action) -> bool = |action| matches!(action, Action::Update(_));
+        let deletes: fn(&Action) -> bool = |action| matches!(action, Action::Delete);
+        let matched = self.any(When::Matched);
+        // A row that a source row matches must be seen, changed or not: else that source row would be inserted.
+        let seen = if self.of(When::NotInTarget).next().is_some() { "true" } else { matched.as_str() };
+        let matches = format!("CASE WHEN {matched} THEN 1 ELSE 0 END");
+        let mut all = vec![format!(
+            "SELECT {cell} AS cell, {matches} AS matches, {} AS rows, {} AS updated, {} AS deleted \
+             FROM {target} AS {t} JOIN {source} AS {s} ON {on} WHERE {seen}",
+            if once { &matches } else { "0" },
+            self.counts(When::Matched, updates),
+            self.counts(When::Matched, deletes),
+        )];
+        if !once {
+            all.push(format!(
+                "SELECT {cell}, 0, 1, 0, 0 FROM {target} AS {t} LEFT SEMI JOIN {source} AS {s} ON ({on}) AND ({matched})"
+            ));
+        }
+        if self.of(When::NotInSource).next().is_some() {
+            all.push(format!(
+                "SELECT {cell}, 0, 0, {}, {} FROM {target} AS {t} LEFT ANTI JOIN {source} AS {s} ON {on} WHERE {}",
+                self.counts(When::NotInSource, updates),
+                self.counts(When::NotInSource, deletes),
+                self.any(When::NotInSource)
+            ));
+        }
+        format!(
+            "SELECT cell, sum(matches) AS matches, sum(rows) AS rows, sum(updated) AS updated, sum(deleted) AS deleted \
+             FROM ({}) GROUP BY cell",
+            all.join(" UNION ALL ")
+        )
+    }
+
+    /// Rows that a source row changes or matches without changing; rows that no source row matches, where that matters;
+    /// new rows.
+    fn replacement(&self, t: &str, schema: &SchemaRef) -> Result<String> {
+        for clause in &self.clauses {
+            if let Action::Update(values) | Action::Insert(values) = &clause.action {
+                check_columns(values, schema)?;
+            }
+        }
+        let (target, source, s, on) = (quoted(TARGET), quoted(SOURCE), &self.source, &self.on);
+        let is_kept = |clause: &Clause| (!matches!(clause.action, Action::Delete)).to_string();
+        let changed = |kind: When, also: &str| {
+            columns(schema, |field| {
+                let name = quoted(field.name());
+                let old = format!("{t}.{name}");
+                format!("{} AS {name}", self.first(kind, also, |clause| clause.value(field, t, s), &old))
+            })
+        };
+        let mut all = Vec::new();
+        if self.clauses.iter().any(|clause| clause.kind != When::NotInTarget) {
+            let apart = self.of(When::NotInSource).next().is_some();
+            let rows = match apart {
+                true => format!("(SELECT {t}.* FROM {target} AS {t} LEFT SEMI JOIN {source} AS {s} ON {on})"),
+                false => target.clone(),
+            };
+            // Only a source row that changes something may join: beside it, others would double the row.
+            let also = format!("{s}.{IN_SOURCE} AND ");
+            all.push(format!(
+                "SELECT {} FROM {rows} AS {t} LEFT JOIN (SELECT *, true AS {IN_SOURCE} FROM {source} AS {s}) AS {s} \
+                 ON ({on}) AND {} WHERE {}",
+                changed(When::Matched, &also),
+                self.any(When::Matched),
+                self.first(When::Matched, &also, is_kept, "true"),
+            ));
+            if apart {
+                all.push(format!(
+                    "SELECT {} FROM {target} AS {t} LEFT ANTI JOIN {source} AS {s} ON {on} WHERE {}",
+                    changed(When::NotInSource, ""),
+                    self.first(When::NotInSource, "", is_kept, "true"),
+                ));
+            }
+        }
+        if self.of(When::NotInTarget).next().is_some() {
+            let new = columns(schema, |field| {
+                let value = self.first(When::NotInTarget, "", |clause| clause.value(field, t, s), "NULL");
+                format!("{value} AS {}", quoted(field.name()))
+            });
+            all.push(format!(
+                "SELECT {new} FROM {source} AS {s} LEFT ANTI JOIN {target} AS {t} ON {on} WHERE {}",
+                self.any(When::NotInTarget)
+            ));
+        }
+        Ok(all.join(" UNION ALL "))
+    }
+}
+
+impl Clause {
+    /// What it makes of a column.
+    fn value(&self, field: &FieldRef, t: &str, s: &str) -> String {
+        let name = quoted(field.name());
+        let given = |values: &Values| value_of(values, field.name()).map(|value| cast(value, field.data_type()));
+        match &self.action {
+            Action::Delete => "NULL".into(),
+            Action::Update(values) => given(values).unwrap_or_else(|| format!("{t}.{name}")),
+            Action::Insert(values) => given(values).unwrap_or_else(|| "NULL".into()),
+            Action::InsertRow => cast(&format!("{s}.{name}"), field.data_type()),
+        }
+    }
+}
+
+impl Parts {
+    /// The name that stands for `expression`.
+    fn put(&mut self, expression: &Expr) -> String {
+        self.expressions.push(expression.clone());
+        quoted(&format!("{PART}{}", self.expressions.len() - 1))
+    }
+
+    fn condition(&mut self, condition: Option<&Expr>) -> Result<String> {
+        let Some(condition) = condition else { return Ok("true".into()) };
+        if !is_two_valued(condition) {
+            return Err(Error::unsupported(
+                "a condition that changes rows can use IN (SELECT …) only within AND and OR: write NOT EXISTS (SELECT … \
+                 WHERE …) instead of NOT IN, which is never true beside a NULL",
+            ));
+        }
+        Ok(self.put(condition))
+    }
+
+    fn values(&mut self, assignments: &[Assignment], alias: &str) -> Result<Values> {
+        let mut one = |assignment: &Assignment| match &assignment.target {
+            AssignmentTarget::ColumnName(name) => Ok((column_name(name, alias)?, self.put(&assignment.value))),
+            AssignmentTarget::Tuple(_) => Err(Error::unsupported("set columns one by one: SET a = …, b = …")),
+        };
+        assignments.iter().map(&mut one).collect()
+    }
+
+    fn clause(&mut self, clause: &MergeClause, alias: &str) -> Result<Clause> {
+        let kind = match clause.clause_kind {
+            MergeClauseKind::Matched => When::Matched,
+            MergeClauseKind::NotMatched | MergeClauseKind::NotMatchedByTarget => When::NotInTarget,
+            MergeClauseKind::NotMatchedBySource => When::NotInSource,
+        };
+        let action = match &clause.action {
+            MergeAction::Delete { .. } => Action::Delete,
+            MergeAction::Update(update) if update.update_predicate.is_none() && update.delete_predicate.is_none() => {
+                Action::Update(self.values(&update.assignments, alias)?)
+            }
+            MergeAction::Insert(insert) if insert.insert_predicate.is_none() => match &insert.kind {
+                MergeInsertKind::Row if insert.columns.is_empty() => Action::InsertRow,
+                MergeInsertKind::Row => return Err(Error::invalid("INSERT ROW of MERGE takes no column names")),
+                MergeInsertKind::Values(values) => {
+                    let [row] = values.rows.as_slice() else {
+                        return Err(Error::invalid("INSERT in MERGE takes one row of values"));
+                    };
+                    if insert.columns.len() != row.content.len() {
+                        return Err(Error::invalid(format!(
+                            "INSERT in MERGE names {} columns and gives {} values: name each column, or write INSERT ROW",
+                            insert.columns.len(),
+                            row.content.len()
+                        )));
+                    }
+                    let pair = |(name, value)| Ok((column_name(name, alias)?, self.put(value)));
+                    Action::Insert(insert.columns.iter().zip(&row.content).map(pair).collect::<Result<_>>()?)
+                }
+            },
+            _ => return Err(Error::unsupported("conditions of MERGE go after WHEN [NOT] MATCHED, as AND …")),
+        };
+        let fits = match kind {
+            When::NotInTarget => matches!(action, Action::Insert(_) | Action::InsertRow),
+            When::Matched | When::NotInSource => matches!(action, Action::Update(_) | Action::Delete),
+        };
+        if !fits {
+            return Err(Error::invalid(format!("MERGE cannot {} rows WHEN {}", clause.action, clause.clause_kind)));
+        }
+        Ok(Clause { kind, predicate: self.condition(clause.predicate.as_ref())?, action })
+    }
+}
+
+/// Puts the user's expressions and source where their names stand.
+struct Fill<'a>(&'a Parts);
+
+impl VisitorMut for Fill<'_> {
+    type Break = ();
+
+    fn post_visit_expr(&mut self, expression: &mut Expr) -> ControlFlow<()> {
+        if let Expr::Identifier(name) = expression
+            && let Some(number) = name.value.strip_prefix(PART)
+            && let Some(part) = number.parse().ok().and_then(|number: usize| self.0.expressions.get(number))
+        {
+            *expression = Expr::Nested(Box::new(part.clone()));
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<()> {
+        if let TableFactor::Table { name, alias: given, .. } = factor
+            && names(name.clone()) == [SOURCE]
+            && let Some(source) = &self.0.source
+        {
+            let given = given.take();
+            *factor = source.clone();
+            if let TableFactor::Table { alias, .. } | TableFactor::Derived { alias, .. } = factor {
+                *alias = given;
+            }
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+/// The query of an UPDATE's rows; a condition that `asks` has a query in it and can only stand in WHERE.
+fn updated(t: &str, values: &Values, predicate: &str, asks: bool, schema: &SchemaRef) -> String {
+    let target = quoted(TARGET);
+    let new = |field: &FieldRef| value_of(values, field.name()).map(|value| cast(value, field.data_type()));
+    if asks {
+        let changed = columns(schema, |field| {
+            let name = quoted(field.name());
+            format!("{} AS {name}", new(field).unwrap_or_else(|| format!("{t}.{name}")))
+        });
+        let all = columns(schema, |field| quoted(field.name()));
+        return format!(
+            "SELECT {changed} FROM {target} AS {t} WHERE {predicate} \
+             UNION ALL SELECT {all} FROM {target} AS {t} WHERE ({predicate}) IS NOT TRUE"
+        );
+    }
+    let either = columns(schema, |field| {
+        let name = quoted(field.name());
+        match new(field) {
+            Some(value) => format!("CASE WHEN {t}.{IS_CHANGED} THEN {value} ELSE {t}.{name} END AS {name}"),
+            None => format!("{t}.{name}"),
+        }
+    });
+    // Asked once for a row, however many columns it sets.
+    format!("SELECT {either} FROM (SELECT *, {predicate} AS {IS_CHANGED} FROM {target} AS {t}) AS {t}")
+}
+
+fn columns(schema: &SchemaRef, column: impl Fn(&FieldRef) -> String) -> String {
+    schema.fields().iter().map(column).collect::<Vec<_>>().join(", ")
+}
+
+fn keys_of(on: &Expr, target: &str, source: &str) -> Vec<Key> {
+    let column = |side: &Expr, alias: &str| match side {
+        Expr::CompoundIdentifier(parts) => match parts.as_slice() {
+            [table, column] if quoted(&name_of(table)) == alias => Some(name_of(column)),
+            _ => None,
+        },
+        _ => None,
+    };
+    let key = |source_side: &Expr, target_side: &Expr| {
+        let name = quoted(&column(source_side, source)?);
+        Some(Key { source: format!("{source}.{name}"), target: column(target_side, target)? })
+    };
+    match on {
+        Expr::Nested(inner) => keys_of(inner, target, source),
+        Expr::BinaryOp { left, op: BinaryOperator::And, right } => {
+            [keys_of(left, target, source), keys_of(right, target, source)].concat()
+        }
+        Expr::BinaryOp { left, op: BinaryOperator::Eq, right } => {
+            key(left, right).or_else(|| key(right, left)).into_iter().collect()
+        }
+        _ => Vec::new(),
     }
 }
 
 fn has_query(expression: &Expr) -> bool {
     let found = visit_expressions(expression, |part: &Expr| match part {
-        Expr::Subquery(_) | Expr::InSubquery { .. } | Expr::Exists { .. } | Expr::AnyOp { .. } | Expr::AllOp { .. } => {
-            ControlFlow::Break(())
-        }
+        Expr::Subquery(_) | Expr::InSubquery { .. } | Expr::Exists { .. } => ControlFlow::Break(()),
+        Expr::AnyOp { .. } | Expr::AllOp { .. } => ControlFlow::Break(()),
         _ => ControlFlow::Continue(()),
     });
     found.is_break()
 }
 
-fn clause_of(clause: &MergeClause) -> Result<Clause> {
-    let kind = match clause.clause_kind {
-        MergeClauseKind::Matched => When::Matched,
-        MergeClauseKind::NotMatched | MergeClauseKind::NotMatchedByTarget => When::NotInTarget,
-        MergeClauseKind::NotMatchedBySource => When::NotInSource,
-    };
-    let action = match &clause.action {
-        MergeAction::Delete { .. } => Action::Delete,
-        MergeAction::Update(update) if update.update_predicate.is_none() && update.delete_predicate.is_none() => {
-            Action::Update(assignments_of(&update.assignments)?)
+/// Whether it is all the same for the rows that a condition holds for whether a comparison with a query's rows is false or
+/// unknown: the engine tells them apart in some places only.
+fn is_two_valued(condition: &Expr) -> bool {
+    match condition {
+        Expr::Nested(inner) => is_two_valued(inner),
+        Expr::BinaryOp { left, op: BinaryOperator::And | BinaryOperator::Or, right } => {
+            is_two_valued(left) && is_two_valued(right)
         }
-        MergeAction::Insert(insert) if insert.insert_predicate.is_none() => match &insert.kind {
-            MergeInsertKind::Row => Action::InsertRow,
-            MergeInsertKind::Values(values) => {
-                let columns: Vec<_> = insert.columns.iter().map(last_name).collect::<Result<_>>()?;
-                let [row] = values.rows.as_slice() else {
-                    return Err(Error::invalid("INSERT in MERGE takes one row of values"));
-                };
-                if columns.len() != row.content.len() {
-                    return Err(Error::invalid(format!(
-                        "INSERT in MERGE names {} columns and gives {} values: name each column, or write INSERT ROW",
-                        columns.len(),
-                        row.content.len()
-                    )));
-                }
-                Action::Insert(columns.into_iter().zip(row.content.iter().map(Expr::to_string)).collect())
-            }
-        },
-        _ => return Err(Error::unsupported("conditions of MERGE go after WHEN [NOT] MATCHED, as AND …")),
-    };
-    let fits = match kind {
-        When::NotInTarget => matches!(action, Action::Insert(_) | Action::InsertRow),
-        When::Matched | When::NotInSource => matches!(action, Action::Update(_) | Action::Delete),
-    };
-    if !fits {
-        return Err(Error::invalid(format!("MERGE cannot {} rows WHEN {}", clause.action, clause.clause_kind)));
+        Expr::InSubquery { negated: false, expr, .. } => !compares_with_rows(expr),
+        other => !compares_with_rows(other),
     }
-    Ok(Clause { kind, predicate: predicate_of(clause.predicate.as_ref()), action })
+}
+
+fn compares_with_rows(expression: &Expr) -> bool {
+    let found = visit_expressions(expression, |part: &Expr| match part {
+        Expr::InSubquery { .. } | Expr::AnyOp { .. } | Expr::AllOp { .. } => ControlFlow::Break(()),
+        _ => ControlFlow::Continue(()),
+    });
+    found.is_break()
 }
 
 fn target_of(table: &TableWithJoins) -> Result<(Vec<String>, String)> {
@@ -357,60 +567,69 @@ fn target_of(table: &TableWithJoins) -> Result<(Vec<String>, String)> {
     }
 }
 
-/// A table's name and what it is called in the statement.
+/// The frame's name and what it is called in the statement.
 fn named(table: &TableFactor) -> Result<(Vec<String>, String)> {
-    let TableFactor::Table { name, alias, .. } = table else {
-        return Err(Error::invalid("only a frame can be changed: write its name"));
+    let TableFactor::Table {
+        name,
+        alias,
+        args: None,
+        with_hints,
+        version: None,
+        with_ordinality: false,
+        partitions,
+        json_path: None,
+        sample: None,
+        index_hints,
+    } = table
+    else {
+        return Err(Error::invalid("only a frame can be changed, as a whole: write its name"));
     };
+    if !with_hints.is_empty() || !partitions.is_empty() || !index_hints.is_empty() {
+        return Err(Error::unsupported("a frame is changed as a whole: say which rows are meant with WHERE"));
+    }
     let parts = names(name.clone());
-    let called = match alias {
-        Some(alias) => name_of(&alias.name),
-        None => parts.last().cloned().unwrap_or_default(),
-    };
-    Ok((parts, quoted(&called)))
+    let called = called(alias.as_ref())?.or_else(|| parts.last().cloned());
+    Ok((parts, quoted(&called.unwrap_or_default())))
 }
 
-fn source_of(source: &TableFactor) -> Result<(String, String)> {
-    match source {
-        TableFactor::Table { name, .. } => Ok((name.to_string(), named(source)?.1)),
-        TableFactor::Derived { subquery, alias: Some(alias), lateral: false, .. } if alias.columns.is_empty() => {
-            Ok((format!("({subquery})"), quoted(&name_of(&alias.name))))
+/// What the source of a MERGE is called in the statement.
+fn source_name(source: &TableFactor) -> Result<String> {
+    let wanted = || Error::invalid("the source of MERGE is a frame, a file or a query in parentheses with AS name");
+    let called = match source {
+        TableFactor::Table { name, alias, .. } => called(alias.as_ref())?.or_else(|| names(name.clone()).pop()),
+        TableFactor::Derived { alias, lateral: false, .. } => called(alias.as_ref())?,
+        _ => None,
+    };
+    called.map(|called| quoted(&called)).ok_or_else(wanted)
+}
+
+fn called(alias: Option<&TableAlias>) -> Result<Option<String>> {
+    match alias {
+        Some(alias) if !alias.columns.is_empty() || alias.at.is_some() => {
+            Err(Error::unsupported("columns cannot be given other names here: use a query in parentheses"))
         }
-        _ => Err(Error::invalid("the source of MERGE is a frame, a file or a query in parentheses with AS name")),
+        alias => Ok(alias.map(|alias| name_of(&alias.name))),
     }
 }
 
-fn assignments_of(assignments: &[Assignment]) -> Result<Vec<(String, String)>> {
-    let one = |assignment: &Assignment| match &assignment.target {
-        AssignmentTarget::ColumnName(name) => Ok((last_name(name)?, assignment.value.to_string())),
-        AssignmentTarget::Tuple(_) => Err(Error::unsupported("set columns one by one: SET a = …, b = …")),
-    };
-    assignments.iter().map(one).collect()
-}
-
-fn last_name(name: &ObjectName) -> Result<String> {
-    names(name.clone()).pop().ok_or_else(|| Error::invalid("a column has no name"))
+/// A column of the frame, by its name or after what the frame is called.
+fn column_name(name: &ObjectName, alias: &str) -> Result<String> {
+    match names(name.clone()).as_slice() {
+        [column] => Ok(column.clone()),
+        [table, column] if quoted(table) == alias => Ok(column.clone()),
+        _ => Err(Error::invalid(format!("{name} is no column of the frame: fields of a column cannot be set alone"))),
+    }
 }
 
 fn name_of(ident: &Ident) -> String {
     if ident.quote_style.is_some() { ident.value.clone() } else { ident.value.to_lowercase() }
 }
 
-fn predicate_of(predicate: Option<&Expr>) -> String {
-    predicate.map_or_else(|| "true".into(), |predicate| format!("({predicate})"))
-}
-
-/// True when one of them is.
-fn any_of<'a>(predicates: impl Iterator<Item = &'a str>) -> String {
-    let all: Vec<_> = predicates.collect();
-    if all.is_empty() { "false".into() } else { format!("({})", all.join(" OR ")) }
-}
-
-fn value_of<'a>(values: &'a [(String, String)], column: &str) -> Option<&'a str> {
+fn value_of<'a>(values: &'a Values, column: &str) -> Option<&'a str> {
     values.iter().find(|(name, _)| name == column).map(|(_, value)| value.as_str())
 }
 
-fn check_columns(values: &[(String, String)], schema: &SchemaRef) -> Result<()> {
+fn check_columns(values: &Values, schema: &SchemaRef) -> Result<()> {
     for (index, (name, _)) in values.iter().enumerate() {
         if schema.index_of(name).is_err() {
             let there: Vec<_> = schema.fields().iter().map(|field| field.name().as_str()).collect();
@@ -423,7 +642,7 @@ fn check_columns(values: &[(String, String)], schema: &SchemaRef) -> Result<()> 
     Ok(())
 }
 
-/// A value in the column's own type: 5 is 64 bits wide as it is written.
+/// A value in the column's own type, as INSERT converts it: 5 is 64 bits wide as it is written.
 fn cast(value: &str, wanted: &DataType) -> String {
     match wanted.is_nested() {
         true => value.to_string(),
@@ -431,6 +650,7 @@ fn cast(value: &str, wanted: &DataType) -> String {
     }
 }
 
+/// A name as SQL takes it, whatever is in it.
 pub(crate) fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
@@ -454,12 +674,32 @@ mod tests {
     }
 
     #[test]
+    fn keys_are_what_must_be_equal() {
+        let keys = |on: &str| {
+            let sql = format!("MERGE INTO f USING g AS s ON {on} WHEN MATCHED THEN DELETE");
+            let Body::Merge(Merging { keys, .. }) = change(&sql).unwrap().body else { unreachable!("{sql}") };
+            keys.iter().map(|key| format!("{}={}", key.source, key.target)).collect::<Vec<_>>().join(",")
+        };
+        assert_eq!(keys("f.a = s.b AND (s.c = f.C AND f.d > s.d)"), "\"s\".\"b\"=a,\"s\".\"c\"=c");
+        for none in ["f.a = 1", "s.a = 1", "f.a = f.b", "s.a = s.b", "a = b", "f.a = s.a OR f.b = s.b", "true"] {
+            assert_eq!(keys(none), "", "{none}");
+        }
+    }
+
+    #[test]
     fn what_is_not_kept_is_refused() {
         for sql in [
             "DELETE FROM f USING g WHERE f.x = g.x",
             "DELETE FROM f RETURNING x",
             "UPDATE f SET x = g.x FROM g",
             "UPDATE f SET (x, y) = (1, 2)",
+            "UPDATE f SET g.x = 1",
+            "DELETE FROM f PARTITION (p1)",
+            "DELETE FROM f TABLESAMPLE (10 PERCENT)",
+            "DELETE FROM f WHERE x NOT IN (SELECT y FROM g)",
+            "DELETE FROM f WHERE a = 1 AND NOT (x IN (SELECT y FROM g))",
+            "UPDATE f SET x = 1 WHERE (x IN (SELECT y FROM g)) IS NOT TRUE",
+            "MERGE INTO f USING g AS s (a, b) ON f.x = s.a WHEN MATCHED THEN DELETE",
             "MERGE INTO f USING f ON true WHEN MATCHED THEN DELETE",
             "MERGE INTO f USING g ON f.x = g.x WHEN NOT MATCHED THEN DELETE",
             "MERGE INTO f USING g ON f.x = g.x WHEN MATCHED THEN INSERT (x) VALUES (1)",

@@ -67,6 +67,20 @@ pub(crate) fn parse(sql: &str) -> Result<Statement> {
     }
 }
 
+/// Whether `text` is one expression, to its end.
+///
+/// # Errors
+/// [`crate::ErrorKind::InvalidInput`] with the place of what was not understood.
+pub fn check_expression(text: &str) -> Result<()> {
+    let dialect = GenericDialect {};
+    let mut parser = Parser::new(&dialect).with_recursion_limit(RECURSION_LIMIT).try_with_sql(text).map_err(syntax)?;
+    parser.parse_expr().map_err(syntax)?;
+    match parser.peek_token().token {
+        Token::EOF => Ok(()),
+        more => Err(syntax(ParserError::ParserError(format!("expected the end of the expression, found: {more}")))),
+    }
+}
+
 impl Kind {
     fn of(word: &str) -> Option<Self> {
         match word {
@@ -329,6 +343,16 @@ mod tests {
         assert_eq!((retain, dry_run), (Some(Duration::from_secs(2 * 86_400)), true));
         for sql in ["OPTIMIZE", "OPTIMIZE f CLUSTER BY x", "VACUUM f RETAIN 3", "VACUUM f RETAIN 3 MILES"] {
             assert!(parse(sql).is_err(), "{sql}");
+        }
+    }
+
+    #[test]
+    fn an_expression_ends_with_its_text() {
+        for good in ["a = 1", "a IN (SELECT 1) -- why", "'; DROP' || b"] {
+            assert!(check_expression(good).is_ok(), "{good}");
+        }
+        for bad in ["", "a = 1) OR (true", "a = 1; DROP FRAME f", "a, b", "1 AS x", "'"] {
+            assert!(check_expression(bad).is_err(), "{bad}");
         }
     }
 

@@ -7,6 +7,9 @@ use crate::{Error, ErrorKind};
 
 impl From<StoreError> for Error {
     fn from(error: StoreError) -> Self {
+        if let Some(said) = clock_refusal(&error.to_string()) {
+            return Self::new(ErrorKind::PermissionDenied, said).with_source(error);
+        }
         let kind = match &error {
             StoreError::NotFound { .. } => ErrorKind::NotFound,
             StoreError::AlreadyExists { .. } => ErrorKind::AlreadyExists,
@@ -88,6 +91,22 @@ impl From<tokio::task::JoinError> for Error {
     }
 }
 
+/// The sentence for a request that was refused because this machine's clock is wrong: S3 and its like take signatures of
+/// the last 15 minutes only, and say in the answer what time it is for them.
+fn clock_refusal(text: &str) -> Option<String> {
+    if !text.contains("RequestTimeTooSkewed") {
+        return None;
+    }
+    let between = |start: &str, end: &str| text.split_once(start)?.1.split_once(end).map(|(found, _)| found);
+    let stores =
+        between("<ServerTime>", "</ServerTime>").map_or_else(String::new, |time| format!(", the store has {time}"));
+    let ours = chrono::Utc::now().format("%Y-%m-%dT%H:%M:%SZ");
+    Some(format!(
+        "the store refuses requests because this machine's clock is wrong (it shows {ours}{stores}): set it, for example \
+         with `timedatectl set-ntp true`, and try again"
+    ))
+}
+
 fn io_kind(error: &StoreError) -> Option<std::io::ErrorKind> {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(current) = cause {
@@ -103,4 +122,20 @@ fn io_kind(error: &StoreError) -> Option<std::io::ErrorKind> {
 fn root_message(error: &StoreError) -> String {
     let text = error.to_string();
     text.strip_prefix("Generic ").unwrap_or(&text).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wrong_clock_is_told_with_both_times() {
+        let body = "403 Forbidden: <Error><Code>RequestTimeTooSkewed</Code><RequestTime>20200101T000000Z</RequestTime>\
+                    <ServerTime>2026-01-02T03:04:05Z</ServerTime></Error>";
+        let source = std::io::Error::other(body);
+        let error: Error = StoreError::Generic { store: "S3", source: Box::new(source) }.into();
+        assert_eq!(error.kind(), ErrorKind::PermissionDenied);
+        let said = error.to_string();
+        assert!(said.contains("the store has 2026-01-02T03:04:05Z") && said.contains("timedatectl"), "{said}");
+    }
 }

@@ -15,7 +15,7 @@ const READS: usize = 8;
 pub struct HistoryEntry {
     /// The version it made.
     pub version: u64,
-    /// When, in milliseconds since the epoch, by the writer's clock.
+    /// When, in milliseconds since the epoch, by the store's clock.
     pub timestamp_ms: i64,
     /// What it was, as Delta names it: `WRITE`, `CREATE TABLE`, …
     pub operation: String,
@@ -47,10 +47,10 @@ pub(super) async fn read(store: &dyn ObjectStore, frame: &FrameRef, limit: Optio
     futures::stream::iter(commits).map(read).buffered(READS).try_collect().await
 }
 
-/// What history shows of one version.
-pub(super) async fn read_one(store: &dyn ObjectStore, frame: &FrameRef, version: u64) -> Result<HistoryEntry> {
+/// The commit of one version.
+pub(super) async fn read_one(store: &dyn ObjectStore, frame: &FrameRef, version: u64) -> Result<Commit> {
     let object = store.head(&folder(frame).join(format!("{version:020}.json"))).await?;
-    Ok(Commit::read(store, version, &object).await?.entry)
+    Commit::read(store, version, &object).await
 }
 
 /// One commit as it was written.
@@ -66,7 +66,7 @@ impl Commit {
         Self::parse(version, object.last_modified.timestamp_millis(), &bytes)
     }
 
-    /// The modification time stands in where the writer gave none.
+    /// Its moment is that of its object, as for time travel, unless the table keeps moments in its commits.
     fn parse(version: u64, modified_ms: i64, bytes: &[u8]) -> Result<Self> {
         let mut removed = Vec::new();
         let mut entry = HistoryEntry {
@@ -105,7 +105,8 @@ fn commit_version(path: &Path) -> Option<u64> {
 
 fn read_commit_info(entry: &mut HistoryEntry, info: &serde_json::Value) {
     let text = |key: &str| info.get(key).and_then(|v| v.as_str());
-    entry.timestamp_ms = info.get("timestamp").and_then(serde_json::Value::as_i64).unwrap_or(entry.timestamp_ms);
+    entry.timestamp_ms =
+        info.get("inCommitTimestamp").and_then(serde_json::Value::as_i64).unwrap_or(entry.timestamp_ms);
     entry.operation = text("operation").unwrap_or("UNKNOWN").to_string();
     entry.engine = text("engineInfo").unwrap_or_default().to_string();
     let metrics = info.get("operationMetrics");

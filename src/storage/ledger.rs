@@ -495,26 +495,24 @@ impl Inner {
                 "the schema or settings of {frame} changed during this write: write again"
             )));
         }
-        if change.decided_by_rows() {
-            for version in base.version() + 1..=newer.version() {
-                let read = history::read_one(self.store.as_ref(), frame, version);
-                if !keeps_rows(&self.io.block_on(read)?) {
-                    return Err(Error::conflict(format!(
-                        "version {version} of {frame} changed rows that this statement decided by: run it again"
-                    )));
-                }
-            }
-        }
-        if removed.is_empty() {
+        if removed.is_empty() && !change.decided_by_rows() {
             return Ok(());
         }
-        let live = live_paths(newer, self.engine.as_ref())?;
-        match removed.iter().find(|path| !live.contains(*path)) {
-            None => Ok(()),
-            Some(_) => Err(Error::conflict(format!(
-                "another commit removed cells of {frame} that this write replaces: read the new version and write again"
-            ))),
+        for version in base.version() + 1..=newer.version() {
+            let commit = self.io.block_on(history::read_one(self.store.as_ref(), frame, version))?;
+            if change.decided_by_rows() && !keeps_rows(&commit.entry) {
+                return Err(Error::conflict(format!(
+                    "version {version} of {frame} changed rows that this statement decided by: run it again"
+                )));
+            }
+            // Even one that is there again: others mark rows as deleted so.
+            if commit.removed.iter().any(|path| removed.contains(path)) {
+                return Err(Error::conflict(format!(
+                    "version {version} of {frame} removed cells that this write replaces: read it and write again"
+                )));
+            }
         }
+        Ok(())
     }
 
     fn remember(&self, state: &Arc<FrameState>) {

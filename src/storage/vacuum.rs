@@ -36,8 +36,11 @@ impl Meadow {
     pub async fn vacuum(&self, frame: &FrameRef, retain: Duration, dry_run: bool) -> Result<Vec<Leftover>> {
         self.require_writable()?;
         let store = self.backend().store();
+        // Nothing is left in a place where there is no frame.
+        self.state(frame, AsOf::Latest).await?;
         let now = self.store_time(frame).await?;
-        let before = now - chrono::Duration::from_std(retain).unwrap_or(chrono::Duration::MAX);
+        let retain = chrono::Duration::from_std(retain).ok();
+        let before = retain.and_then(|retain| now.checked_sub_signed(retain)).unwrap_or(chrono::DateTime::UNIX_EPOCH);
         let old = |object: &ObjectMeta| object.last_modified < before;
         // Before the ledger is read: what is committed meanwhile is younger than any retention, or listed as live.
         let objects: Vec<_> = store.list(Some(&Path::from(frame.folder()))).try_collect().await?;

@@ -13,13 +13,17 @@ use crate::{azurite, ministack};
 /// Statements of one random history.
 const STEPS: usize = 40;
 
-/// `n` and `t` of a row, by its `id`.
-type Rows = BTreeMap<i64, (Option<i64>, Option<String>)>;
+/// `n` and `t` of a row.
+type Row = (Option<i64>, Option<String>);
+/// Rows by their `id`.
+type Rows = BTreeMap<i64, Row>;
+/// Whether a condition is true for a row.
+type Holds = Box<dyn Fn(i64, &Row) -> bool>;
 
 /// A condition as SQL, and the rows for which it is true.
 struct Condition {
     sql: String,
-    holds: Box<dyn Fn(i64, &(Option<i64>, Option<String>)) -> bool>,
+    holds: Holds,
 }
 
 fn condition(random: &mut fastrand::Rng, of: &str) -> Condition {
@@ -94,7 +98,7 @@ fn delete(colony: &Colony, random: &mut fastrand::Rng, rows: &mut Rows) -> [i64;
 fn update(colony: &Colony, random: &mut fastrand::Rng, rows: &mut Rows) -> [i64; 3] {
     let condition = condition(random, "a");
     let mut updated = 0;
-    for (id, row) in rows.iter_mut().filter(|(id, row)| (condition.holds)(**id, *row)) {
+    for (id, row) in rows.iter_mut().filter(|(id, row)| (condition.holds)(**id, row)) {
         *row = (row.0.map(|n| n + 1), row.0.map(|n| format!("{id}:{n}")));
         updated += 1;
     }
@@ -248,10 +252,30 @@ fn what_a_statement_cannot_do_changes_nothing() {
         ("DELETE FROM f WHERE nope = 1", ErrorKind::InvalidInput),
         ("DELETE FROM nope", ErrorKind::NotFound),
         ("DELETE FROM f WHERE random() < 0.5", ErrorKind::Unsupported),
+        ("DELETE FROM f WHERE id NOT IN (SELECT 1)", ErrorKind::Unsupported),
+        ("DELETE FROM f WHERE id IN (SELECT id FROM f LIMIT 1)", ErrorKind::Unsupported),
+        (
+            "MERGE INTO f USING (SELECT 9 AS id) AS s ON f.id = s.id \
+             WHEN NOT MATCHED AND random() < 2 THEN INSERT (id) VALUES (s.id)",
+            ErrorKind::Unsupported,
+        ),
         ("DELETE FROM f USING g WHERE true", ErrorKind::Unsupported),
         ("MERGE INTO f USING nope AS s ON true WHEN MATCHED THEN DELETE", ErrorKind::NotFound),
         (
             "MERGE INTO f USING (SELECT 1 AS id UNION ALL SELECT 1) AS s ON f.id = s.id WHEN MATCHED THEN DELETE",
+            ErrorKind::InvalidInput,
+        ),
+        (
+            "MERGE INTO f USING (SELECT '1' AS id UNION ALL SELECT '01') AS s ON f.id = CAST(s.id AS BIGINT) \
+             WHEN MATCHED THEN DELETE",
+            ErrorKind::InvalidInput,
+        ),
+        (
+            "MERGE INTO f USING (SELECT 1.0 AS id UNION ALL SELECT 1.00) AS s ON f.id = s.id WHEN MATCHED THEN DELETE",
+            ErrorKind::InvalidInput,
+        ),
+        (
+            "MERGE INTO f USING (SELECT 1 AS lo UNION ALL SELECT 2) AS s ON f.id >= s.lo WHEN MATCHED THEN DELETE",
             ErrorKind::InvalidInput,
         ),
         ("OPTIMIZE f CLUSTER BY (nope)", ErrorKind::NotFound),
@@ -266,6 +290,67 @@ fn what_a_statement_cannot_do_changes_nothing() {
     assert_eq!(values(&colony, "f"), [1, 2]);
     assert_eq!(colony.block_on(colony.describe(&name("f"))).unwrap().version, 1);
     assert_eq!(files(folder.path(), "cell-"), 1, "cells of refused changes are left");
+}
+
+#[test]
+fn a_source_row_that_changes_nothing_doubles_nothing() {
+    let folder = folder();
+    let colony = start(settings(&folder));
+    run(&colony, "CREATE FRAME f (id BIGINT, n BIGINT)");
+    run(&colony, "INSERT INTO f VALUES (1, 10), (2, 20), (3, 30)");
+    run(&colony, "CREATE FRAME s (id BIGINT, n BIGINT, counts BOOLEAN)");
+    run(&colony, "INSERT INTO s VALUES (1, 11, true), (1, 12, false), (2, 21, false), (2, 22, false), (4, 44, true)");
+    let merge = "MERGE INTO f USING s ON f.id = s.id WHEN MATCHED AND s.counts THEN UPDATE SET n = s.n \
+                 WHEN NOT MATCHED THEN INSERT (id, n) VALUES (s.id, s.n)";
+    assert_eq!(counts(&run(&colony, merge)), [1, 1, 0]);
+    assert_eq!(integers(&run(&colony, "SELECT id * 100 + n FROM f ORDER BY 1"), 0), [111, 220, 330, 444]);
+}
+
+#[test]
+fn what_is_written_is_taken_as_it_was_meant() {
+    let folder = folder();
+    let colony = start(settings(&folder));
+    run(&colony, r#"CREATE FRAME f (id BIGINT, "odd""Name" VARCHAR)"#);
+    run(&colony, "INSERT INTO f VALUES (1, 'a''''b'), (2, 'a''b'), (3, 'c')");
+    assert_eq!(counts(&run(&colony, r#"DELETE FROM f WHERE "odd""Name" = 'a''''b'"#)), [0, 0, 1]);
+    assert_eq!(values(&colony, "f"), [2, 3]);
+    assert_eq!(counts(&run(&colony, r#"UPDATE f SET "odd""Name" = '\' || (- -1) || '''' WHERE id = 3"#)), [0, 1, 0]);
+    assert_eq!(integers(&run(&colony, r#"SELECT id FROM f WHERE "odd""Name" = concat('\', '1', chr(39))"#), 0), [3]);
+}
+
+#[test]
+fn a_statement_sees_other_frames_as_they_were_when_it_began() {
+    let folder = folder();
+    let (a, b) = (start(settings(&folder)), start(settings(&folder)));
+    run(&a, "CREATE FRAME f (id BIGINT, n BIGINT)");
+    run(&a, "INSERT INTO f SELECT value, 0 FROM generate_series(1, 200)");
+    run(&a, "CREATE FRAME s (id BIGINT)");
+    std::thread::scope(|scope| {
+        scope.spawn(|| (1..=40).for_each(|id| drop(run(&b, &format!("INSERT INTO s VALUES ({id})")))));
+        for _ in 0..10 {
+            run(
+                &a,
+                "MERGE INTO f USING (SELECT DISTINCT id FROM s) AS s ON f.id = s.id \
+                 WHEN MATCHED THEN UPDATE SET n = f.n + 1 WHEN NOT MATCHED THEN INSERT (id) VALUES (s.id)",
+            );
+        }
+    });
+    assert_eq!(values(&a, "f"), (1..=200).collect::<Vec<i64>>());
+}
+
+#[test]
+fn the_cells_of_many_partitions_become_one_each() {
+    let folder = folder();
+    let colony = start(settings(&folder));
+    run(&colony, "CREATE FRAME f (x BIGINT, p BIGINT) PARTITIONED BY (p)");
+    for _ in 0..3 {
+        run(&colony, "INSERT INTO f SELECT value, value % 20 FROM generate_series(1, 100)");
+    }
+    run(&colony, "OPTIMIZE f");
+    let info = colony.block_on(colony.describe(&name("f"))).unwrap();
+    assert_eq!((info.cells, info.rows), (20, Some(300)));
+    run(&colony, "OPTIMIZE f");
+    assert_eq!(colony.block_on(colony.describe(&name("f"))).unwrap().version, info.version);
 }
 
 #[test]

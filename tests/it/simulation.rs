@@ -21,7 +21,7 @@ use uuid::Uuid;
 /// Seeds of a test run; `APIARY_SEEDS` asks for more.
 const SEEDS: u64 = 400;
 /// Tasks of the two stages.
-const TASKS: [u32; 2] = [7, 3];
+const TASKS: [u32; 2] = [4, 3];
 /// Milliseconds between two steps of a node, at most.
 const STEP: u64 = 60;
 /// Milliseconds between a node's beats.
@@ -37,7 +37,7 @@ enum Plant {
     Nothing,
     /// Completions are put, not created.
     NoConditionalCreate,
-    /// A leader leaves its objects behind.
+    /// Nobody removes what a query left.
     NoCleaning,
 }
 
@@ -457,7 +457,7 @@ impl Sim {
             return;
         }
         if self.leader.outcome.is_some() {
-            self.leader.cleaned = self.plant == Plant::NoCleaning || self.clear_away_all();
+            self.leader.cleaned = self.clear_away_all();
             return;
         }
         if let Some((task, attempt, node)) = self.leader.to_give.pop() {
@@ -548,6 +548,9 @@ impl Sim {
     }
 
     fn clear_away(&mut self) {
+        if self.plant == Plant::NoCleaning {
+            return;
+        }
         let prefix = format!("_queries/{}/", self.query);
         self.store.retain(|key, _| !key.starts_with(&prefix));
         self.done_ever.clear();

@@ -139,3 +139,46 @@ def test_we_read_what_others_wrote(frame: Frame, storage: Path) -> None:
     deltalake.write_deltalake(path, part(3), mode="overwrite")
     assert rows(frame.read()) == rows(part(3))
     assert [entry.version for entry in frame.history()] == [5, 4, 3, 2, 1, 0]
+
+
+def test_others_read_what_we_changed_and_we_what_they_changed(frame: Frame, storage: Path) -> None:
+    path = folder(storage, frame.name)
+    for number in range(4):
+        frame.write(part(number))
+    versions = [rows(frame.read())]
+
+    def same() -> None:
+        versions.append(rows(frame.read()))
+        assert versions[-1] == theirs(path) == rows(pl.read_delta(path).select(SCHEMA.names))
+
+    assert frame.delete("id % 9 = 4").rows_deleted == 3
+    same()
+    assert frame.update({"small": "small + 1", "price": "price * 2"}, "ok AND region <> 'eu'").rows_updated > 0
+    same()
+    table = deltalake.DeltaTable(path)
+    table.update(predicate="id = 20", updates={"value": "-1.0"})
+    same()
+    frame._apiary.sql(
+        f"""MERGE INTO {frame.name} AS t USING (SELECT value AS id FROM generate_series(24, 33)) AS s ON t.id = s.id
+        WHEN MATCHED THEN UPDATE SET value = 0.25
+        WHEN NOT MATCHED THEN INSERT (id, region, day) VALUES (s.id, 'eu', DATE '2024-01-28')"""
+    )
+    same()
+    assert frame.optimize().cells_added < frame.describe().version * 4
+    same()
+    assert versions[-1] == versions[-2]
+    deltalake.DeltaTable(path).delete("id > 30")
+    same()
+    assert frame.optimize("id").rows_deleted == 0
+    same()
+    assert [entry.operation for entry in frame.history(7)] == [
+        "OPTIMIZE",
+        "DELETE",
+        "OPTIMIZE",
+        "MERGE",
+        "UPDATE",
+        "UPDATE",
+        "DELETE",
+    ]
+    for version, expected in enumerate(versions, start=4):
+        assert rows(frame.read(version=version)) == expected == theirs(path, version), version

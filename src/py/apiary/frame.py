@@ -80,19 +80,17 @@ class Frame:
 
         >>> frame.delete("celsius > $limit", {"limit": 60})
         """
-        return self._change(f"DELETE FROM {self._quoted()}{_where(where)}", params)
+        return self._change(f"DELETE FROM {self._quoted()}{self._where(where)}", params)
 
-    def update(
-        self, values: Mapping[str, str], where: str | None = None, params: Params | None = None
-    ) -> ChangeResult:
+    def update(self, values: Mapping[str, str], where: str | None = None, params: Params | None = None) -> ChangeResult:
         """Sets columns to SQL expressions in the rows for which ``where`` is true, or in all.
 
         >>> frame.update({"celsius": "celsius - 0.5", "note": "$note"}, "sensor = 7", {"note": "calibrated"})
         """
         if not values:
             raise InvalidInputError("there is nothing to set: give columns and their values")
-        assignments = ", ".join(f"{convert.quoted(column)} = {value}" for column, value in values.items())
-        return self._change(f"UPDATE {self._quoted()} SET {assignments}{_where(where)}", params)
+        assignments = ", ".join(f"{convert.quoted(column)} = {self._expression(v)}" for column, v in values.items())
+        return self._change(f"UPDATE {self._quoted()} SET {assignments}{self._where(where)}", params)
 
     def optimize(self, cluster_by: str | Iterable[str] | None = None) -> ChangeResult:
         """Writes small cells together into larger ones; with ``cluster_by``, all cells with their rows sorted by these
@@ -149,6 +147,14 @@ class Frame:
 
     def _facts(self, sql: str, params: Params | None = None) -> list[dict[str, Any]]:
         return self._apiary._native.facts(sql, convert.query_params(params))
+
+    def _expression(self, text: str) -> str:
+        self._apiary._native.check_expression(text)
+        # On lines of its own: a comment at its end ends with it.
+        return f"(\n{text}\n)"
+
+    def _where(self, predicate: str | None) -> str:
+        return "" if predicate is None else f" WHERE {self._expression(predicate)}"
 
     def _quoted(self) -> str:
         return ".".join(map(convert.quoted, self._name.split(".")))
@@ -225,11 +231,6 @@ class FrameAsOf:
     def __repr__(self) -> str:
         moment = f"version={self._version}" if self._version is not None else f"timestamp={self._timestamp!r}"
         return f"{self._frame!r}.as_of({moment})"
-
-
-def _where(predicate: str | None) -> str:
-    # In parentheses on lines of their own: a comment at its end ends with it.
-    return "" if predicate is None else f" WHERE (\n{predicate}\n)"
 
 
 def _entry(timestamp_ms: int, **facts: Any) -> HistoryEntry:

@@ -11,8 +11,8 @@ use crate::{Error, Result};
 
 /// The layout of beats, tasks and completions. A node takes only what it can read, so a swarm is upgraded node by node.
 pub const PROTOCOL: u32 = 1;
-/// Largest beat that is read: a thousand running attempts.
-pub const MAX_BEAT: u64 = 256 << 10;
+/// Largest beat that is read: tens of thousands of attempts.
+pub const MAX_BEAT: u64 = 4 << 20;
 
 /// One attempt that a node works on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]

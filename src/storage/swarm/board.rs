@@ -103,8 +103,6 @@ struct Attempt {
     /// When the node was last seen to have it.
     held: Option<Duration>,
     failure: Option<Failure>,
-    /// Given beside one that is slow.
-    speculative: bool,
 }
 
 impl Board {
@@ -168,12 +166,14 @@ impl Board {
             task.notice_lost(now, nodes);
             let failures = task.failures();
             let last = failures.last().map(|f| (*f).clone());
-            let fatal = failures.iter().any(|f| f.kind == FailureKind::Final) || failures.len() >= TRIES;
+            let alive = task.alive().next().is_some();
+            let wrong = failures.iter().any(|f| f.kind == FailureKind::Final);
+            let fatal = wrong || (failures.len() >= TRIES && !alive);
             if let Some(failure) = last.clone().filter(|_| fatal) {
                 actions.push(Action::Abandon { failure, history: task.history(*id) });
                 return actions;
             }
-            if task.alive().next().is_some() {
+            if alive {
                 continue;
             }
             let Some(node) = task.another(nodes, &load, last.map(|f| f.kind)) else { continue };
@@ -198,18 +198,24 @@ impl Board {
         let (node, id, task) = late.find_map(|(id, task)| Some((task.rival(nodes, busy)?, id, task)))?;
         self.extra.speculations += 1;
         *busy.entry(node.clone()).or_default() += 1;
-        let action = task.assign(*id, node, now);
-        if let Some(attempt) = task.attempts.last_mut() {
-            attempt.speculative = true;
-        }
-        Some(action)
+        Some(task.assign(*id, node, now))
     }
 
     /// Moves one task that waits behind others on its node to one that has less to do.
     fn relieve(&mut self, now: Duration, nodes: &[Candidate], busy: &mut BTreeMap<NodeId, usize>) -> Option<Action> {
+        let mut fit: Vec<_> = nodes.iter().filter(|n| n.fit && n.bees > 0).collect();
+        fit.sort_by_key(|n| (per_bee(busy.get(&n.id).copied().unwrap_or(0), n), &n.id));
+        fit.into_iter().find_map(|idle| self.relieve_for(idle, now, nodes, busy))
+    }
+
+    fn relieve_for(
+        &mut self,
+        idlest: &Candidate,
+        now: Duration,
+        nodes: &[Candidate],
+        busy: &mut BTreeMap<NodeId, usize>,
+    ) -> Option<Action> {
         let has = |node: &Candidate| busy.get(&node.id).copied().unwrap_or(0);
-        let fit = nodes.iter().filter(|n| n.fit && n.bees > 0);
-        let idlest = fit.min_by_key(|n| (per_bee(has(n), n), &n.id))?;
         // Ahead of its last task, so that it comes before that runs out; a small lead may be gone before the move is known.
         let is_ahead = |owner: &Candidate| {
             has(idlest) < idlest.bees || per_bee(has(owner), owner) >= per_bee(has(idlest) + 2 * idlest.bees, idlest)
@@ -257,7 +263,7 @@ impl Board {
 
 impl Attempt {
     fn new(node: NodeId, given: Duration) -> Self {
-        Self { node, given, started: None, held: None, failure: None, speculative: false }
+        Self { node, given, started: None, held: None, failure: None }
     }
 }
 
@@ -321,7 +327,7 @@ impl Task {
         let earliest = |a: &Attempt| last_done.get(&a.node).copied().unwrap_or_default().max(a.given);
         let begun = |a: &Attempt| a.started.unwrap_or_else(|| earliest(a)).max(runnable);
         let limit = *median * STRAGGLER + STRAGGLER_SLACK;
-        self.alive().all(|a| !a.speculative && now.saturating_sub(begun(a)) > limit)
+        self.alive().count() < RIVALS && self.alive().all(|a| now.saturating_sub(begun(a)) > limit)
     }
 
     /// Who tries again after a failure: the least loaded fit node that has not tried yet; after too little memory the one
