@@ -629,7 +629,13 @@ fn check_option(base: &SessionState, key: &str, value: &str) -> Result<()> {
         ));
     }
     let mut options = base.config().options().as_ref().clone();
-    Ok(options.set(key, value)?)
+    options.set(key, value)?;
+    if options.execution.enable_file_stream_work_stealing {
+        return Err(Error::unsupported(
+            "datafusion.execution.enable_file_stream_work_stealing stays off: a scan that a join begins anew would be empty",
+        ));
+    }
+    Ok(())
 }
 
 fn projection(table: &Arc<dyn TableProvider>, frame: &FrameRef, names: &[String]) -> Result<Vec<usize>> {

@@ -1,10 +1,10 @@
 //! A plan that is split over bees answers as plain DataFusion does on the same rows: the 22 queries of TPC-H, for every
 //! number of partitions and bees that gave wrong answers in trials or might.
 
-use apiary::Settings;
+use apiary::{ErrorKind, Settings};
 use tempfile::TempDir;
 
-use crate::support::{answer, folder, integers, run, settings, start};
+use crate::support::{answer, ask, folder, integers, refusal, run, settings, start};
 use crate::tpch::{QUERIES, Row, load, same, sorted_rows};
 
 /// Queries that must really have been split when there are bees to split for.
@@ -51,4 +51,17 @@ fn compare(settings: &Settings, wanted: &[Vec<Row>], what: &str) {
     }
     let wanted = if settings.bees == Some(1) { 0 } else { SPLIT };
     assert!(split >= wanted, "{split} queries were split for {what}");
+}
+
+#[test]
+fn options_that_would_make_split_plans_wrong_are_refused() {
+    let folder = folder();
+    let colony = start(settings(&folder));
+    for (option, kind) in [
+        ("datafusion.execution.target_partitions = 1", ErrorKind::InvalidInput),
+        ("datafusion.execution.enable_file_stream_work_stealing = true", ErrorKind::Unsupported),
+    ] {
+        assert_eq!(refusal(ask(&colony, &format!("SET {option}"))), kind, "{option}");
+    }
+    run(&colony, "SET datafusion.execution.batch_size = 4096");
 }
