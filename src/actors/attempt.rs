@@ -39,9 +39,9 @@ pub(crate) struct Attempt {
 
 /// What ends the attempts of one query on this node when another node's was faster.
 #[derive(Debug, Default)]
-pub(crate) struct Rivals(Vec<(TaskId, CancellationToken)>);
+pub(crate) struct Beatable(Vec<(TaskId, CancellationToken)>);
 
-impl Rivals {
+impl Beatable {
     /// What ends a new attempt at `task`, which also ends with `parent`.
     pub(crate) fn enter(&mut self, task: TaskId, parent: &CancellationToken) -> CancellationToken {
         let token = parent.child_token();

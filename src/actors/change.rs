@@ -19,8 +19,8 @@ use super::colony::Core;
 use super::lead::{spilled_bytes, until_stopped};
 use super::query::QueryRecord;
 use super::write::{Writing, cell_cut, write_frame};
-use crate::sql::row_change::{TARGET, quoted};
-use crate::sql::statement::{Statement, parse};
+use crate::sql::row_change::{TARGET, columns, quoted};
+use crate::sql::statement::query_of;
 use crate::sql::{Ask, PhysicalQuery, RowChange, Target};
 use crate::storage::leafcutter::Cut;
 use crate::storage::{AsOf, Change, ChangeResult, FrameRef, Rewrite};
@@ -94,8 +94,7 @@ struct Found {
 
 impl Run<'_> {
     async fn target(&self) -> Result<Target> {
-        let state = self.core.meadow.state(self.frame, AsOf::Latest).await?;
-        let cells = self.core.meadow.ledger().cells(&state).await?;
+        let (state, cells) = self.core.meadow.version(self.frame, AsOf::Latest).await?;
         Ok(Target::new(state, cells))
     }
 
@@ -124,7 +123,7 @@ impl Run<'_> {
             before.checked_sub(found.deleted).ok_or_else(|| Error::internal("more rows deleted than there are"))?;
         // What both queries say must agree: a row too few or too many is never committed.
         let rows = kept..=if change.may_insert() { u64::MAX } else { kept };
-        // What a MERGE inserts may be random; what it compares may not.
+        // The replacement of a MERGE holds conditions that the first query does not have.
         let stable = change.rewrite() == Rewrite::Merge;
         let query = self.plan(change.filled(&replacement)?, &target, stable).await?;
         let writing = Writing { change: replacing(change.rewrite(), &target, &found.cells), writers: None, rows };
@@ -163,12 +162,12 @@ impl Run<'_> {
         if chosen.is_empty() {
             return Ok(self.nothing(&target));
         }
-        let columns: Vec<_> = schema.fields().iter().map(|field| quoted(field.name())).collect();
+        let all = columns(schema, |field| quoted(field.name()));
         // A partition's rows come together, so that its cells are as few as they can be.
         let order: Vec<_> = target.state.partition_by.iter().chain(cluster_by).map(|name| quoted(name)).collect();
         let is_sorted = !order.is_empty();
         let order = if is_sorted { format!(" ORDER BY {}", order.join(", ")) } else { String::new() };
-        let sql = format!("SELECT {} FROM {}{order}", columns.join(", "), quoted(TARGET));
+        let sql = format!("SELECT {all} FROM {}{order}", quoted(TARGET));
         let bytes: u64 = chosen.iter().map(|index| target.cells.bytes(*index)).sum();
         // Sorted rows stay together only in one writer's cells; few rows make few cells only there, too.
         let writers = if is_sorted { 1 } else { bytes.div_ceil(cut.cell_bytes).max(1) as usize };
@@ -253,14 +252,6 @@ impl Run<'_> {
             temperature: self.core.temperature(),
             ..ChangeResult::default()
         }
-    }
-}
-
-/// A query that holds nothing of a user's.
-fn query_of(sql: &str) -> Result<DfStatement> {
-    match parse(sql)? {
-        Statement::Other(statement) => Ok(*statement),
-        _ => Err(Error::internal(format!("not a query: {sql}"))),
     }
 }
 

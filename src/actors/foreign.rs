@@ -9,7 +9,7 @@ use futures::future::BoxFuture;
 use object_store::ObjectStore;
 use object_store::path::Path;
 
-use super::attempt::{Attempt, Rivals};
+use super::attempt::{Attempt, Beatable};
 use super::colony::Core;
 use super::exchange::{Exchange, Listing};
 use super::query::QueryEntry;
@@ -140,7 +140,7 @@ struct Follower<'a> {
     wanted: BTreeSet<u32>,
     attempts: tokio::task::JoinSet<()>,
     /// What ends them when somebody else was faster.
-    rivals: Rivals,
+    beatable: Beatable,
 }
 
 impl<'a> Follower<'a> {
@@ -156,7 +156,7 @@ impl<'a> Follower<'a> {
             taken: HashSet::new(),
             wanted: BTreeSet::new(),
             attempts: tokio::task::JoinSet::new(),
-            rivals: Rivals::default(),
+            beatable: Beatable::default(),
         }
     }
 
@@ -168,7 +168,7 @@ impl<'a> Follower<'a> {
             match self.exchange.poll(&|task| wanted.contains(&task.stage)).await {
                 Ok(listing) if !listing.alive => return Ok(()),
                 Ok(listing) => {
-                    self.rivals.stop_beaten(&listing);
+                    self.beatable.stop_beaten(&listing);
                     self.take(&listing).await;
                 }
                 // The store may be out of reach for a while: the attempts go on.
@@ -223,7 +223,7 @@ impl<'a> Follower<'a> {
         query.set_options(record.header.options.clone());
         query.set_exchange(Arc::clone(&self.exchange));
         self.wanted.extend(record.header.inputs.iter().map(|(stage, _)| *stage));
-        let token = self.rivals.enter(record.header.task, &query.token);
+        let token = self.beatable.enter(record.header.task, &query.token);
         let attempt = Attempt { query, exchange: Arc::clone(&self.exchange), task: Arc::new(record), number, token };
         self.attempts.spawn(attempt.run(Arc::clone(self.core)));
     }

@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::attempt::{Attempt, Rivals, task_of};
+use super::attempt::{Attempt, Beatable, task_of};
 use super::colony::Core;
 use super::exchange::Exchange;
 use super::foreign::{clear_away, next_look};
@@ -54,7 +54,7 @@ pub(crate) struct Share {
     /// Attempts on this node.
     attempts: Mutex<JoinSet<()>>,
     /// What ends them when somebody else was faster.
-    rivals: Mutex<Rivals>,
+    beatable: Mutex<Beatable>,
 }
 
 /// A shared query's life: when it is dropped, the watching ends and what is left in the meadow is cleared away.
@@ -96,7 +96,7 @@ impl Shared {
             wake: Notify::new(),
             token: query.token.child_token(),
             attempts: Mutex::default(),
-            rivals: Mutex::default(),
+            beatable: Mutex::default(),
         });
         query.set_share(&share);
         core.io().spawn(Arc::clone(&share).watch().boxed());
@@ -160,7 +160,7 @@ impl Share {
             let record = record.ok_or_else(|| Error::internal(format!("task {task} was never made")))?;
             if node == self.core.heart.id {
                 let (query, exchange) = (Arc::clone(&self.query), Arc::clone(&self.exchange));
-                let token = lock(&self.rivals).enter(task, &self.token);
+                let token = lock(&self.beatable).enter(task, &self.token);
                 let attempt = Attempt { query, exchange, task: record, number, token };
                 let run = attempt.run(Arc::clone(&self.core));
                 lock(&self.attempts).spawn_on(run, self.core.io());
@@ -217,7 +217,7 @@ impl Share {
             self.exchange.abandon(error);
             return Ok(());
         }
-        lock(&self.rivals).stop_beaten(&listing);
+        lock(&self.beatable).stop_beaten(&listing);
         let now = self.core.heart.now();
         let (running, waiting) = self.core.heart.attempts(self.query.id);
         running.iter().for_each(|r| lock(&self.board).started(r.task, r.attempt, now));

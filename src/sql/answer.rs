@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, BooleanArray, RecordBatch, StringArray, UInt64Array};
+use arrow::array::{ArrayRef, BooleanArray, Float64Array, RecordBatch, StringArray, UInt64Array};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
 use super::frame_table::ScanNotes;
@@ -22,16 +22,27 @@ pub(crate) fn done(what: String) -> Result<RecordBatch> {
     texts("status", [what])
 }
 
+fn text(value: String) -> ArrayRef {
+    Arc::new(StringArray::from(vec![value]))
+}
+
+fn number(value: u64) -> ArrayRef {
+    Arc::new(UInt64Array::from(vec![value]))
+}
+
+fn fraction(value: f64) -> ArrayRef {
+    Arc::new(Float64Array::from(vec![value]))
+}
+
 /// What a write answers: frame, version, rows, cells, bytes, temperature.
 pub fn written(frame: &FrameRef, result: &WriteResult) -> Result<RecordBatch> {
-    let number = |value: u64| Arc::new(UInt64Array::from(vec![value])) as ArrayRef;
     let columns: Vec<(&str, ArrayRef)> = vec![
-        ("frame", Arc::new(StringArray::from(vec![frame.to_string()]))),
+        ("frame", text(frame.to_string())),
         ("version", number(result.version)),
         ("rows", number(result.rows)),
         ("cells", number(result.cells as u64)),
         ("bytes", number(result.bytes)),
-        ("temperature", Arc::new(arrow::array::Float64Array::from(vec![result.temperature]))),
+        ("temperature", fraction(result.temperature)),
     ];
     Ok(RecordBatch::try_from_iter(columns)?)
 }
@@ -51,9 +62,8 @@ pub(crate) fn vacuumed(leftovers: &[Leftover], removed: bool) -> Result<RecordBa
 /// # Errors
 /// Never in practice: the columns are built to fit.
 pub fn changed(frame: &FrameRef, result: &ChangeResult) -> Result<RecordBatch> {
-    let number = |value: u64| Arc::new(UInt64Array::from(vec![value])) as ArrayRef;
     let columns: Vec<(&str, ArrayRef)> = vec![
-        ("frame", Arc::new(StringArray::from(vec![frame.to_string()]))),
+        ("frame", text(frame.to_string())),
         ("version", number(result.version)),
         ("rows_inserted", number(result.rows_inserted)),
         ("rows_updated", number(result.rows_updated)),
@@ -61,7 +71,7 @@ pub fn changed(frame: &FrameRef, result: &ChangeResult) -> Result<RecordBatch> {
         ("cells_added", number(result.cells_added as u64)),
         ("cells_removed", number(result.cells_removed as u64)),
         ("bytes", number(result.bytes)),
-        ("temperature", Arc::new(arrow::array::Float64Array::from(vec![result.temperature]))),
+        ("temperature", fraction(result.temperature)),
     ];
     Ok(RecordBatch::try_from_iter(columns)?)
 }

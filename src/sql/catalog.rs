@@ -88,7 +88,7 @@ pub struct Target {
     pub state: Arc<FrameState>,
     /// Its cells.
     pub cells: Arc<Cells>,
-    /// Those to read; all when it is `None`.
+    /// Those to read, in order; all when it is `None`.
     pub only: Option<Arc<Vec<usize>>>,
     /// Other frames as the statement saw them first: all of its queries see the same rows.
     others: Arc<Mutex<HashMap<FrameRef, Seen>>>,
@@ -107,9 +107,8 @@ impl Target {
         let (state, cells) = match seen {
             Some(seen) => seen,
             None => {
-                let state = meadow.state(frame, AsOf::Latest).await?;
-                let cells = meadow.ledger().cells(&state).await?;
-                lock(&self.others).entry(frame.clone()).or_insert((state, cells)).clone()
+                let seen = meadow.version(frame, AsOf::Latest).await?;
+                lock(&self.others).entry(frame.clone()).or_insert(seen).clone()
             }
         };
         Ok(FrameTable::new(state, cells, Arc::clone(notes)))
@@ -135,8 +134,7 @@ pub(crate) async fn frame_table(
     as_of: AsOf,
     notes: &Arc<ScanNotes>,
 ) -> Result<FrameTable> {
-    let state = meadow.state(frame, as_of).await?;
-    let cells = meadow.ledger().cells(&state).await?;
+    let (state, cells) = meadow.version(frame, as_of).await?;
     Ok(FrameTable::new(state, cells, Arc::clone(notes)))
 }
 

@@ -40,7 +40,7 @@ pub(crate) struct FrameTable {
     schema: SchemaRef,
     /// Columns that a scan's files do not hold: one value for a whole cell.
     parts: Vec<String>,
-    /// The cells that are there for it; all when it is `None`.
+    /// The cells that are there for it, in order; all when it is `None`.
     only: Option<Arc<Vec<usize>>>,
     notes: Arc<ScanNotes>,
 }
@@ -228,7 +228,7 @@ impl FrameTable {
         if let Some(predicate) = predicate {
             let mut matching = matching_cells(&self.cells, &self.schema, &self.state.partition_by, predicate);
             if let Some(only) = &self.only {
-                matching.retain(|index| only.contains(index));
+                matching.retain(|index| only.binary_search(index).is_ok());
             }
             return matching;
         }

@@ -17,7 +17,7 @@ use datafusion::sql::sqlparser::ast::{
     VisitMut, VisitorMut, visit_expressions,
 };
 
-use super::statement::{Statement, names, parse};
+use super::statement::{names, query_of};
 use crate::storage::Rewrite;
 use crate::{Error, Result};
 
@@ -192,14 +192,12 @@ impl RowChange {
     /// # Errors
     /// Never in practice: the texts are built to be understood.
     pub(crate) fn filled(&self, query: &str) -> Result<DfStatement> {
-        let Statement::Other(mut statement) = parse(query)? else {
-            return Err(Error::internal(format!("not a query: {query}")));
-        };
-        if let DfStatement::Statement(ast) = statement.as_mut() {
+        let mut statement = query_of(query)?;
+        if let DfStatement::Statement(ast) = &mut statement {
             // It never breaks off.
             let _ = ast.visit(&mut Fill(&self.parts));
         }
-        Ok(*statement)
+        Ok(statement)
     }
 
     fn delete(delete: &Delete) -> Result<Self> {
@@ -502,7 +500,8 @@ fn updated(t: &str, values: &Values, predicate: &str, asks: bool, schema: &Schem
     format!("SELECT {either} FROM (SELECT *, {predicate} AS {IS_CHANGED} FROM {target} AS {t}) AS {t}")
 }
 
-fn columns(schema: &SchemaRef, column: impl Fn(&FieldRef) -> String) -> String {
+/// What a SELECT gives for every column of a frame.
+pub(crate) fn columns(schema: &SchemaRef, column: impl Fn(&FieldRef) -> String) -> String {
     schema.fields().iter().map(column).collect::<Vec<_>>().join(", ")
 }
 

@@ -67,6 +67,14 @@ pub(crate) fn parse(sql: &str) -> Result<Statement> {
     }
 }
 
+/// The query of a text that was written here, not by a user.
+pub(crate) fn query_of(sql: &str) -> Result<DfStatement> {
+    match parse(sql)? {
+        Statement::Other(statement) => Ok(*statement),
+        _ => Err(Error::internal(format!("not a query: {sql}"))),
+    }
+}
+
 /// Whether `text` is one expression, to its end.
 ///
 /// # Errors

@@ -42,15 +42,9 @@ pub(super) async fn read(store: &dyn ObjectStore, frame: &FrameRef, limit: Optio
     let mut commits = commits(store, frame).await?;
     commits.truncate(limit.unwrap_or(usize::MAX));
     let read = |(version, object): (u64, ObjectMeta)| async move {
-        Commit::read(store, version, &object).await.map(|commit| commit.entry)
+        Commit::listed(store, version, &object).await.map(|commit| commit.entry)
     };
     futures::stream::iter(commits).map(read).buffered(READS).try_collect().await
-}
-
-/// The commit of one version.
-pub(super) async fn read_one(store: &dyn ObjectStore, frame: &FrameRef, version: u64) -> Result<Commit> {
-    let object = store.head(&folder(frame).join(format!("{version:020}.json"))).await?;
-    Commit::read(store, version, &object).await
 }
 
 /// One commit as it was written.
@@ -61,9 +55,17 @@ pub(super) struct Commit {
 }
 
 impl Commit {
-    pub(super) async fn read(store: &dyn ObjectStore, version: u64, object: &ObjectMeta) -> Result<Self> {
+    /// One that was listed: time travel goes by the listed moments, which can be finer than those of its own request.
+    pub(super) async fn listed(store: &dyn ObjectStore, version: u64, object: &ObjectMeta) -> Result<Self> {
         let bytes = store.get(&object.location).await?.bytes().await?;
         Self::parse(version, object.last_modified.timestamp_millis(), &bytes)
+    }
+
+    /// The commit of one version.
+    pub(super) async fn read(store: &dyn ObjectStore, frame: &FrameRef, version: u64) -> Result<Self> {
+        let found = store.get(&folder(frame).join(format!("{version:020}.json"))).await?;
+        let modified_ms = found.meta.last_modified.timestamp_millis();
+        Self::parse(version, modified_ms, &found.bytes().await?)
     }
 
     /// Its moment is that of its object, as for time travel, unless the table keeps moments in its commits.

@@ -38,7 +38,7 @@ use url::Url;
 
 use super::cells::{CellFile, CellPlan};
 use super::change::{Change, keeps_rows};
-use super::history::{self, HistoryEntry};
+use super::history::{self, Commit, HistoryEntry};
 use super::leafcutter::Cut;
 use super::names::FrameRef;
 use crate::sync::lock;
@@ -499,7 +499,7 @@ impl Inner {
             return Ok(());
         }
         for version in base.version() + 1..=newer.version() {
-            let commit = self.io.block_on(history::read_one(self.store.as_ref(), frame, version))?;
+            let commit = self.io.block_on(Commit::read(self.store.as_ref(), frame, version))?;
             if change.decided_by_rows() && !keeps_rows(&commit.entry) {
                 return Err(Error::conflict(format!(
                     "version {version} of {frame} changed rows that this statement decided by: run it again"

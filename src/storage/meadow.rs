@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 
 use super::backend::{StorageBackend, open_backend};
-use super::ledger::{AsOf, FrameInfo, FrameState, Ledger};
+use super::ledger::{AsOf, Cells, FrameInfo, FrameState, Ledger};
 use super::metered::{Meter, Metered};
 use super::names::{BoxName, FrameRef, HiveName};
 use super::probe::{ProbeResult, probe};
@@ -224,6 +224,16 @@ impl Meadow {
         }
     }
 
+    /// One version of a frame with its cells.
+    ///
+    /// # Errors
+    /// As [`Meadow::state`].
+    pub async fn version(&self, frame: &FrameRef, as_of: AsOf) -> Result<(Arc<FrameState>, Arc<Cells>)> {
+        let state = self.state(frame, as_of).await?;
+        let cells = self.ledger.cells(&state).await?;
+        Ok((state, cells))
+    }
+
     /// Whether the name now means another frame than when it was last read: dropped and made again, maybe elsewhere.
     fn is_another(&self, frame: &FrameRef, id: &str) -> bool {
         let mut known = lock(&self.known);
@@ -232,8 +242,7 @@ impl Meadow {
 
     /// What `DESCRIBE` shows.
     pub async fn describe(&self, frame: &FrameRef) -> Result<FrameInfo> {
-        let state = self.state(frame, AsOf::Latest).await?;
-        let cells = self.ledger.cells(&state).await?;
+        let (state, cells) = self.version(frame, AsOf::Latest).await?;
         Ok(FrameInfo {
             name: frame.clone(),
             location: format!("{}/{}", self.backend.location().trim_end_matches('/'), frame.folder()),

@@ -37,7 +37,7 @@ impl Meadow {
         self.require_writable()?;
         let store = self.backend().store();
         // Nothing is left in a place where there is no frame.
-        self.state(frame, AsOf::Latest).await?;
+        self.registry().frame(frame).await?;
         let now = self.store_time(frame).await?;
         let retain = chrono::Duration::from_std(retain).ok();
         let before = retain.and_then(|retain| now.checked_sub_signed(retain)).unwrap_or(chrono::DateTime::UNIX_EPOCH);
@@ -61,14 +61,13 @@ impl Meadow {
 
     /// Cells of the newest version, and those that `recent` commits removed.
     async fn needed(&self, frame: &FrameRef, recent: impl Fn(&ObjectMeta) -> bool) -> Result<HashSet<Path>> {
-        let state = self.state(frame, AsOf::Latest).await?;
-        let cells = self.ledger().cells(&state).await?;
+        let (_, cells) = self.version(frame, AsOf::Latest).await?;
         let mut needed: HashSet<Path> = (0..cells.len()).map(|index| cells.path(index).clone()).collect();
         let (store, root) = (self.backend().store(), frame_root(frame)?);
         let commits = history::commits(store.as_ref(), frame).await?;
         let read = |(version, object): (u64, ObjectMeta)| {
             let store = store.clone();
-            async move { Commit::read(store.as_ref(), version, &object).await }
+            async move { Commit::listed(store.as_ref(), version, &object).await }
         };
         let commits = commits.into_iter().filter(|(_, object)| recent(object)).collect::<Vec<_>>();
         let mut commits = futures::stream::iter(commits).map(read).buffer_unordered(READS);

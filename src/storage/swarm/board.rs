@@ -204,27 +204,27 @@ impl Board {
     /// Moves one task that waits behind others on its node to one that has less to do.
     fn relieve(&mut self, now: Duration, nodes: &[Candidate], busy: &mut BTreeMap<NodeId, usize>) -> Option<Action> {
         let mut fit: Vec<_> = nodes.iter().filter(|n| n.fit && n.bees > 0).collect();
-        fit.sort_by_key(|n| (per_bee(busy.get(&n.id).copied().unwrap_or(0), n), &n.id));
+        fit.sort_by_key(|n| (per_bee(tasks_of(busy, n), n), &n.id));
         fit.into_iter().find_map(|idle| self.relieve_for(idle, now, nodes, busy))
     }
 
     fn relieve_for(
         &mut self,
-        idlest: &Candidate,
+        idle: &Candidate,
         now: Duration,
         nodes: &[Candidate],
         busy: &mut BTreeMap<NodeId, usize>,
     ) -> Option<Action> {
-        let has = |node: &Candidate| busy.get(&node.id).copied().unwrap_or(0);
+        let has = |node: &Candidate| tasks_of(busy, node);
         // Ahead of its last task, so that it comes before that runs out; a small lead may be gone before the move is known.
         let is_ahead = |owner: &Candidate| {
-            has(idlest) < idlest.bees || per_bee(has(owner), owner) >= per_bee(has(idlest) + 2 * idlest.bees, idlest)
+            has(idle) < idle.bees || per_bee(has(owner), owner) >= per_bee(has(idle) + 2 * idle.bees, idle)
         };
         let rank = |id: TaskId, task: &Task| {
             let owner = nodes.iter().find(|n| Some(&n.id) == task.owner())?;
-            let behind = owner.id != idlest.id && has(owner) > owner.bees && is_ahead(owner);
+            let behind = owner.id != idle.id && has(owner) > owner.bees && is_ahead(owner);
             // A node begins with its first task: the last is the one that it comes to latest.
-            (behind && task.is_untouched(now, &idlest.id)).then(|| (per_bee(has(owner), owner), id))
+            (behind && task.is_untouched(now, &idle.id)).then(|| (per_bee(has(owner), owner), id))
         };
         let open = self.tasks.iter_mut().filter(|(_, t)| !t.done);
         let ranked = open.filter_map(|(id, task)| Some((rank(*id, task)?, task)));
@@ -232,9 +232,9 @@ impl Board {
         if let Some(count) = task.owner().and_then(|owner| busy.get_mut(owner)) {
             *count -= 1;
         }
-        *busy.entry(idlest.id.clone()).or_default() += 1;
+        *busy.entry(idle.id.clone()).or_default() += 1;
         self.extra.moves += 1;
-        Some(task.assign(id, idlest.id.clone(), now))
+        Some(task.assign(id, idle.id.clone(), now))
     }
 
     fn attempt(&mut self, task: TaskId, attempt: u32) -> Option<&mut Attempt> {
@@ -265,6 +265,10 @@ impl Attempt {
     fn new(node: NodeId, given: Duration) -> Self {
         Self { node, given, started: None, held: None, failure: None }
     }
+}
+
+fn tasks_of(counts: &BTreeMap<NodeId, usize>, node: &Candidate) -> usize {
+    counts.get(&node.id).copied().unwrap_or(0)
 }
 
 /// Tasks of `node` for each of its bees, in thousandths.
@@ -340,7 +344,7 @@ impl Task {
     ) -> Option<NodeId> {
         let tried: HashSet<&NodeId> = self.attempts.iter().map(|a| &a.node).collect();
         let fit = || nodes.iter().filter(|n| n.fit && n.bees > 0);
-        let by_load = |n: &&Candidate| (per_bee(load.get(&n.id).copied().unwrap_or(0), n), n.id.clone());
+        let by_load = |n: &&Candidate| (per_bee(tasks_of(load, n), n), n.id.clone());
         let fresh = || fit().filter(|n| !tried.contains(&n.id));
         let chosen = match last {
             Some(FailureKind::Memory) => fit().max_by_key(|n| (n.bee_memory, !tried.contains(&n.id))),
@@ -351,7 +355,7 @@ impl Task {
 
     /// Who tries beside an attempt that is slow: a fit node that has a bee to spare and has not tried yet.
     fn rival(&self, nodes: &[Candidate], busy: &BTreeMap<NodeId, usize>) -> Option<NodeId> {
-        let has = |n: &Candidate| busy.get(&n.id).copied().unwrap_or(0);
+        let has = |n: &Candidate| tasks_of(busy, n);
         let fresh = |n: &&Candidate| n.fit && has(n) < n.bees && self.attempts.iter().all(|a| a.node != n.id);
         nodes.iter().filter(fresh).min_by_key(|n| (per_bee(has(n), n), &n.id)).map(|n| n.id.clone())
     }
