@@ -23,12 +23,18 @@
 
 pub mod actors;
 mod error;
+pub mod memory;
 #[cfg(feature = "python")]
 mod py;
 pub mod size;
 pub mod sql;
 pub mod storage;
 mod sync;
+
+// The Python module is a program of its own.
+#[cfg(feature = "python")]
+#[global_allocator]
+static ALLOCATOR: memory::Counting = memory::Counting;
 
 pub use actors::{Colony, ColonyStatus, Query, QueryStats, QueryStream, Session, Settings};
 pub use error::{Error, ErrorKind, Result};

@@ -104,7 +104,7 @@ impl Attempt {
             number: self.number,
             token: self.token.clone(),
         };
-        bee.send(message).await.map_err(|_| Error::closed("the bee stopped in the middle of a task"))?
+        bee.addr()?.send(message).await.map_err(|_| Error::closed("the bee stopped in the middle of a task"))?
     }
 
     /// The first to create this object has done the task.

@@ -21,6 +21,7 @@ use datafusion_distributed::{
     ChannelResolver, CoordinatorToWorkerMsg, DistributedExt, ExecuteTaskRequest, SetPlanRequest, Worker,
     WorkerQueryContext, WorkerSessionBuilder, WorkerToCoordinatorMsg,
 };
+use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt};
 use http::HeaderMap;
@@ -28,18 +29,20 @@ use tokio::sync::{mpsc, oneshot};
 use url::Url;
 
 use super::chamber::Combs;
-use super::lead::Lead;
 use super::query::{Queries, QueryRecord, query_of};
+use super::scout::LeadQuery;
 use super::write::EncodeCells;
 use crate::sql::cell_reader::ReadCells;
+use crate::sql::codec::StepCodec;
 use crate::sql::distribution::{apply_options, read_own_files};
-use crate::sql::shared_scan::SharedScanCodec;
 use crate::storage::cells::CellFile;
 use crate::{Error, Result};
 
 /// Batches that a task may be ahead of its consumer, per partition: enough to keep both busy, small enough that a slow
 /// consumer holds little memory.
 const BATCHES_AHEAD: usize = 2;
+/// Bytes of stack for planning; pages that are not used cost nothing.
+const ROOM: usize = 64 << 20;
 /// Turns of tasks after which a bee's thread looks for messages, timers and I/O.
 const TURNS: u32 = 4;
 /// Blocking threads of a bee's runtime: local reads and spills; object_store's remote requests run elsewhere.
@@ -56,6 +59,7 @@ pub(crate) struct BeeCore {
     pub(crate) queries: Arc<Queries>,
     sessions: ChamberSessions,
     active: AtomicUsize,
+    chosen: AtomicUsize,
 }
 
 impl BeeCore {
@@ -68,13 +72,24 @@ impl BeeCore {
     ) -> Arc<Self> {
         Arc::new_cyclic(|core| {
             let sessions = ChamberSessions { core: core.clone(), channels, functions, nobody: Worker::default() };
-            Self { index, combs, queries, sessions, active: AtomicUsize::new(0) }
+            Self { index, combs, queries, sessions, active: AtomicUsize::new(0), chosen: AtomicUsize::new(0) }
         })
     }
 
     /// Pieces of work it has.
     pub(crate) fn active(&self) -> usize {
         self.active.load(Ordering::Relaxed)
+    }
+
+    /// Pieces of work it has or is meant to get.
+    pub(crate) fn expected(&self) -> usize {
+        self.active() + self.chosen.load(Ordering::Relaxed)
+    }
+
+    /// Counts a statement that is meant for it, while the guard lives.
+    pub(crate) fn choose(self: &Arc<Self>) -> Chosen {
+        self.chosen.fetch_add(1, Ordering::Relaxed);
+        Chosen(Arc::clone(self))
     }
 
     /// Whether the calling thread is this bee's.
@@ -123,6 +138,15 @@ impl Drop for Working {
     }
 }
 
+/// See [`BeeCore::choose`].
+pub(crate) struct Chosen(Arc<BeeCore>);
+
+impl Drop for Chosen {
+    fn drop(&mut self) {
+        self.0.chosen.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// Builds the session in which a task runs: its query's chamber.
 #[derive(Clone)]
 struct ChamberSessions {
@@ -153,7 +177,7 @@ impl WorkerSessionBuilder for ChamberSessions {
         let mut builder = builder
             .with_runtime_env(Arc::clone(&chamber))
             .with_distributed_channel_resolver(Arc::clone(&self.channels))
-            .with_distributed_user_codec(SharedScanCodec)
+            .with_distributed_user_codec(StepCodec)
             .with_distributed_worker_plan_rewrite_handler(ReadCells(chamber))
             // The library puts the task's own worker here, and the worker keeps the task: neither would ever be freed.
             .with_distributed_local_worker_context(self.nobody.to_local_worker_context(nobodys_url()?))
@@ -178,7 +202,7 @@ impl Bee {
     /// Starts a bee on an arbiter of its own.
     pub(crate) fn start(core: Arc<BeeCore>) -> (Arbiter, Addr<Self>) {
         let index = core.index;
-        let arbiter = Arbiter::with_tokio_rt(move || bee_runtime(index));
+        let arbiter = Arbiter::with_tokio_rt(move || runtime(format!("apiary-bee-{index}")));
         let addr = Self::start_in_arbiter(&arbiter.handle(), move |_| {
             THIS_BEE.set(Some((Arc::as_ptr(&core) as usize, core.index)));
             Self { core }
@@ -271,14 +295,15 @@ fn forward(
     query: Arc<QueryRecord>,
 ) -> TaskBatches {
     let (sender, receiver) = mpsc::channel(BATCHES_AHEAD);
-    // Not on the actors' own queue: see `bee_runtime`.
+    let token = query.attempt();
+    // Not on the actors' own queue: see `runtime`.
     tokio::spawn(async move {
         let _working = working;
         loop {
             let item = tokio::select! {
                 biased;
                 () = sender.closed() => break,
-                () = query.token.cancelled() => Err(Error::cancelled("the query was cancelled").into()),
+                () = token.cancelled() => Err(Error::cancelled("the query was cancelled").into()),
                 next = caught(stream.next()) => match next {
                     Ok(next) => next.transpose(),
                     Err(panic) => Err(panic.into()),
@@ -293,27 +318,44 @@ fn forward(
     TaskBatches(receiver)
 }
 
-/// Plans a query and runs its leading part; see [`Lead`].
+/// Has a bee do a piece of work on its thread.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub(crate) struct LeadQuery {
-    pub(crate) lead: Lead,
-    /// Held open until the work has ended.
-    pub(crate) ended: oneshot::Sender<()>,
-}
+struct Work(BoxFuture<'static, ()>);
 
-impl Handler<LeadQuery> for Bee {
+impl Handler<Work> for Bee {
     type Result = ();
 
-    fn handle(&mut self, message: LeadQuery, _: &mut Self::Context) {
+    fn handle(&mut self, Work(work): Work, _: &mut Self::Context) {
         let core = Arc::clone(&self.core);
         tokio::spawn(async move {
             let _working = core.begin();
-            let LeadQuery { lead, ended } = message;
-            lead.run(&core).await;
-            // Nobody may be waiting for the end.
-            let _ = ended.send(());
+            work.await;
         });
+    }
+}
+
+/// Runs `work` on the thread of the bee behind `addr`.
+///
+/// # Errors
+/// `Internal` when the bee stops meanwhile.
+pub(crate) async fn on_bee<T: Send + 'static>(
+    addr: Addr<Bee>,
+    work: impl Future<Output = T> + Send + 'static,
+) -> Result<T> {
+    let (done, result) = oneshot::channel();
+    let work = work.map(|value| drop(done.send(value))).boxed();
+    let gone = || Error::internal("the leading bee stopped; it is started again: ask again");
+    addr.send(Work(work)).await.map_err(|_| gone())?;
+    result.await.map_err(|_| gone())
+}
+
+/// Plans a statement and sees to its work, where the scout does not.
+impl Handler<LeadQuery> for Bee {
+    type Result = ();
+
+    fn handle(&mut self, LeadQuery(lead): LeadQuery, _: &mut Self::Context) {
+        tokio::spawn(lead.run());
     }
 }
 
@@ -338,6 +380,12 @@ pub(crate) async fn caught<T>(work: impl Future<Output = T>) -> Result<T> {
     })
 }
 
+/// Polls `work` with room on the stack for statements that are nested deeply: a thread's own is too small.
+pub(crate) fn with_room<T>(work: impl Future<Output = T>) -> impl Future<Output = T> {
+    let mut work = Box::pin(work);
+    futures::future::poll_fn(move |context| stacker::maybe_grow(ROOM, ROOM, || work.as_mut().poll(context)))
+}
+
 fn panic_text(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(ToString::to_string);
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".into())
@@ -347,13 +395,13 @@ fn panic_text(panic: &(dyn Any + Send)) -> String {
 /// of it, the next task's plan say, only after dozens of such turns, and tasks of the actors' own queue later still:
 /// half of a query waited for that. So work is spawned on the runtime and not beside the actors, and every few turns
 /// the runtime looks around.
-fn bee_runtime(index: usize) -> tokio::runtime::Runtime {
+pub(crate) fn runtime(thread: String) -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .global_queue_interval(2)
         .event_interval(TURNS)
         .max_blocking_threads(BLOCKING_THREADS)
-        .thread_name(format!("apiary-bee-{index}"))
+        .thread_name(thread)
         .build()
         .expect("the system gives a thread its event queue and timer, or nothing of a colony can run")
 }

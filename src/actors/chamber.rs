@@ -29,7 +29,7 @@ use crate::{Error, Result};
 const NAMED_CONSUMERS: usize = 3;
 
 /// Operators of one bee that can always begin: each may hold that part of the budget, whatever its fair share is.
-const STARTS: usize = 16;
+const STARTS: usize = 8;
 
 /// What a bee's chambers share.
 #[derive(Debug)]
@@ -82,14 +82,13 @@ impl Combs {
             .with_max_temp_directory_size(scratch_limit)
             .build()?;
         let named = NonZeroUsize::new(NAMED_CONSUMERS).unwrap_or(NonZeroUsize::MIN);
-        // The rest is for operators that begin: see `ChamberPool::is_a_start`.
-        let divided = budget - budget / 8;
-        let pool = Arc::new(TrackConsumersPool::new(FairSpillPool::new(divided as usize), named));
+        let pool = Arc::new(TrackConsumersPool::new(FairSpillPool::new(divided(budget) as usize), named));
         Ok(Self { budget, pool, disk: Arc::new(disk), cache, cells })
     }
 
-    pub(crate) fn budget(&self) -> u64 {
-        self.budget
+    /// Bytes that operators may hold together, but for those that begin.
+    pub(crate) fn room(&self) -> u64 {
+        divided(self.budget)
     }
 
     /// Bytes that operators hold now.
@@ -115,6 +114,11 @@ impl Combs {
             object_store_registry: Arc::new(registry),
         }))
     }
+}
+
+/// What of a budget is divided among operators; the rest is for those that begin: see `ChamberPool::is_a_start`.
+fn divided(budget: u64) -> u64 {
+    budget - budget / 4
 }
 
 /// A bee's pool as one query sees it.

@@ -6,14 +6,16 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arrow::array::{AsArray, RecordBatch};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Int64Type};
+use datafusion::execution::SendableRecordBatchStream;
 use datafusion::physical_plan::execute_stream;
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::sql::parser::Statement as DfStatement;
-use futures::{FutureExt, TryStreamExt};
+use futures::{FutureExt, StreamExt, TryStreamExt};
 
 use super::colony::Core;
 use super::lead::{spilled_bytes, until_stopped};
@@ -22,7 +24,8 @@ use super::write::{Writing, cell_cut, write_frame};
 use crate::sql::row_change::{TARGET, columns, quoted};
 use crate::sql::statement::query_of;
 use crate::sql::{Ask, PhysicalQuery, RowChange, Target};
-use crate::storage::leafcutter::Cut;
+use crate::storage::leafcutter::{Cut, worth_merging};
+use crate::storage::ledger::Cells;
 use crate::storage::{AsOf, Change, ChangeResult, FrameRef, Rewrite};
 use crate::{Error, ErrorKind, Result};
 
@@ -30,6 +33,8 @@ use crate::{Error, ErrorKind, Result};
 const TRIES: u32 = 20;
 /// Longest pause before the second run; it doubles with each.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
+/// Longest time that housekeeping gives way after a batch.
+const LONGEST_WAY: Duration = Duration::from_millis(500);
 /// Longest pause.
 const LAST_PAUSE: Duration = Duration::from_secs(1);
 
@@ -39,6 +44,8 @@ pub(crate) enum Replacing<'a> {
     Rows(&'a RowChange),
     /// Keeps them all, sorted by these columns.
     Cells(&'a [String]),
+    /// Keeps them all: of the small cells those that at least double by it, where there are so many of a partition.
+    Tier(usize),
 }
 
 /// Carries a statement out, as often as others are in its way.
@@ -60,7 +67,8 @@ pub(crate) async fn replace(
         let this = Run { core, frame, ask, query };
         let outcome = match what {
             Replacing::Rows(change) => this.change(change).await,
-            Replacing::Cells(cluster_by) => this.optimize(cluster_by).await,
+            Replacing::Cells(cluster_by) => this.optimize(cluster_by, None).await,
+            Replacing::Tier(least) => this.optimize(&[], Some(*least)).await,
         };
         match outcome {
             Err(error) if error.kind() == ErrorKind::Conflict && run < TRIES => {
@@ -146,7 +154,7 @@ impl Run<'_> {
         }
     }
 
-    async fn optimize(&self, cluster_by: &[String]) -> Result<ChangeResult> {
+    async fn optimize(&self, cluster_by: &[String], tier: Option<usize>) -> Result<ChangeResult> {
         let mut target = until_stopped(self.query, self.target()).await?;
         let schema = &target.state.schema;
         for column in cluster_by {
@@ -155,9 +163,10 @@ impl Run<'_> {
                 .map_err(|_| Error::not_found(format!("{} has no column '{column}'", self.frame)))?;
         }
         let cut = cell_cut(self.core, schema);
-        let chosen = match cluster_by.is_empty() {
-            true => small_cells(&target, &cut),
-            false => (0..target.cells.len()).collect(),
+        let chosen = match tier {
+            Some(least) => tier_cells(&target.cells, &cut, least),
+            None if cluster_by.is_empty() => small_cells(&target.cells, &cut, |cells| cells.len()),
+            None => (0..target.cells.len()).collect(),
         };
         if chosen.is_empty() {
             return Ok(self.nothing(&target));
@@ -193,6 +202,7 @@ impl Run<'_> {
         removed: usize,
     ) -> Result<ChangeResult> {
         let rows = execute_stream(Arc::clone(&physical.plan), Arc::clone(&physical.context))?;
+        let rows = if self.query.is_housekeeping() { give_way(self.core, rows) } else { rows };
         let write = write_frame(self.core, &target.state, rows, writing, self.query);
         let written = until_stopped(self.query, write).await?;
         self.query.spilled.fetch_add(spilled_bytes(&physical.plan), Ordering::Relaxed);
@@ -259,14 +269,47 @@ fn replacing(rewrite: Rewrite, target: &Target, cells: &[usize]) -> Change {
     Change::Replace(rewrite, Arc::new(cells.iter().map(|index| target.cells.name(*index).to_string()).collect()))
 }
 
-/// Cells below half their cut, where a partition has more than one.
-fn small_cells(target: &Target, cut: &Cut) -> Vec<usize> {
-    let small = |index: &usize| target.cells.bytes(*index) < cut.cell_bytes / 2;
+/// Of a partition's cells that are below half their cut, smallest first, as many as `worth` says; one alone stays.
+fn small_cells(cells: &Cells, cut: &Cut, worth: impl Fn(&[usize]) -> usize) -> Vec<usize> {
+    let small = |index: &usize| cells.bytes(*index) < cut.cell_bytes / 2;
     let mut by_partition: BTreeMap<String, Vec<usize>> = BTreeMap::new();
-    for index in (0..target.cells.len()).filter(small) {
-        by_partition.entry(target.cells.partition(index)).or_default().push(index);
+    for index in (0..cells.len()).filter(small) {
+        by_partition.entry(cells.partition(index)).or_default().push(index);
     }
-    let mut chosen: Vec<_> = by_partition.into_values().filter(|cells| cells.len() > 1).flatten().collect();
+    let mut chosen = Vec::new();
+    for mut partition in by_partition.into_values() {
+        partition.sort_by_key(|index| cells.bytes(*index));
+        partition.truncate(worth(&partition));
+        if partition.len() > 1 {
+            chosen.append(&mut partition);
+        }
+    }
     chosen.sort_unstable();
     chosen
+}
+
+/// The cells that housekeeping writes anew, `least` or more of a partition.
+pub(crate) fn tier_cells(cells: &Cells, cut: &Cut, least: usize) -> Vec<usize> {
+    small_cells(cells, cut, |partition| {
+        let count = worth_merging(partition.iter().map(|index| cells.bytes(*index)));
+        if count >= least { count } else { 0 }
+    })
+}
+
+/// Rows that are handed on only now and then while users have work: after each batch three times as long as it took.
+fn give_way(core: &Arc<Core>, rows: SendableRecordBatchStream) -> SendableRecordBatchStream {
+    let (core, schema) = (Arc::clone(core), rows.schema());
+    let mut last = Instant::now();
+    let rows = rows.then(move |batch| {
+        let pause = (last.elapsed() * 3).min(LONGEST_WAY);
+        let users = core.queries.of_users() > 0;
+        last = Instant::now() + if users { pause } else { Duration::ZERO };
+        async move {
+            if users {
+                tokio::time::sleep(pause).await;
+            }
+            batch
+        }
+    });
+    Box::pin(RecordBatchStreamAdapter::new(schema, rows))
 }

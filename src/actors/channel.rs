@@ -115,7 +115,7 @@ impl WorkerChannel for BeeChannel {
         request.plan = MaybeEncoded::Encoded(request.plan.encode(context)?);
         let query = self.slot.core.query_of(&headers)?;
         // However the query ends, its feeds end with it, and with them what the bee keeps for the task.
-        let feed = feed.take_until(query.token.clone().cancelled_owned()).boxed();
+        let feed = feed.take_until(query.attempt().cancelled_owned()).boxed();
         let delivered = self.slot.addr()?.send(DeliverTask { headers, request, feed }).await;
         let messages = delivered.map_err(|_| lost(&self.slot))??;
         Ok(messages

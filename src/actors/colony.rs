@@ -18,21 +18,24 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::admission::Admission;
-use super::bee::{Bee, BeeCore};
+use super::bee::BeeCore;
 use super::chamber::{CellSource, Combs};
 use super::channel::{BeeChannels, BeeSlot};
 use super::foreign::Following;
+use super::guard::{Budget, guard};
 use super::heartbeat::{Heart, HeartbeatActor, NodeInfo};
-use super::lead::Job;
+use super::housekeeper::{House, HousekeeperActor};
+use super::lead::{Job, until_stopped};
 use super::ledger::LedgerHandle;
-use super::query::{Queries, QueryStream};
+use super::query::{Asked, Queries, QueryStream};
+use super::scout::ScoutSlot;
 use super::session::{Session, run};
 use super::settings::Settings;
 use super::supervisor::{ColonyActor, StopBees};
-use super::temperature::Load;
+use super::temperature::{Band, Thermometer};
 use super::world::NodeWorld;
 use super::write::write_frame;
-use crate::sql::{Planner, Split};
+use crate::sql::{Backpressure, Planner, Split, bounded};
 use crate::storage::cached::{CacheStats, CellCache};
 use crate::storage::cells::CellFile;
 use crate::storage::{AsOf, BoxName, FrameInfo, FrameRef, HistoryEntry, HiveName, Meadow, WriteMode, WriteResult};
@@ -74,8 +77,10 @@ pub struct ColonyStatus {
     pub memory: u64,
     /// Bytes that operators hold now.
     pub memory_used: u64,
-    /// How loaded it is, 0..=1.
+    /// How loaded it is, smoothed, 0..=1.
     pub temperature: f64,
+    /// What it does at that temperature.
+    pub band: Band,
     /// Queries that run.
     pub queries_running: usize,
     /// Queries that wait.
@@ -103,7 +108,11 @@ pub(crate) struct Core {
     pub(crate) shareable: bool,
     pub(crate) slots: Vec<Arc<BeeSlot>>,
     pub(crate) queries: Arc<Queries>,
-    pub(crate) admission: Admission,
+    pub(crate) scout: ScoutSlot,
+    pub(crate) house: Arc<House>,
+    _budget: Budget,
+    pub(crate) admission: Arc<Admission>,
+    pub(crate) thermometer: Thermometer,
     pub(crate) token: CancellationToken,
     /// What this node tells and knows of the swarm.
     pub(crate) heart: Arc<Heart>,
@@ -145,6 +154,9 @@ impl Core {
     async fn open(settings: Settings, functions: Vec<Arc<ScalarUDF>>, io: IoRuntime) -> Result<Arc<Self>> {
         let meadow = Meadow::open(&settings.storage, &settings.storage_options, io.1.clone()).await?;
         let queries = Arc::new(Queries::default());
+        let (house, budget) = (House::new(&meadow), Budget::of(settings.node_memory()));
+        let shareable = functions.is_empty();
+        let functions = bounded::functions(settings.bee_memory() / 4).into_iter().chain(functions).collect::<Vec<_>>();
         let channels = Arc::new(BeeChannels::new(Arc::clone(&queries)));
         let cells = cell_source(&settings, &meadow).await?;
         let cache = cells.cache.as_ref().map(|(cache, _)| Arc::clone(cache));
@@ -158,7 +170,6 @@ impl Core {
         };
         let heart = Arc::new(Heart::new(&settings, &meadow, cache)?);
         let world = Arc::new(NodeWorld::new(Arc::clone(&heart), Arc::clone(&queries)));
-        let shareable = functions.is_empty();
         let planner = Planner::new(meadow.clone(), split, functions, world)?;
         let running = settings.max_queries.unwrap_or(4 * settings.bee_count());
         let admission = Admission::new(running, settings.queue);
@@ -171,6 +182,10 @@ impl Core {
             slots,
             queries,
             admission,
+            scout: ScoutSlot::default(),
+            house: Arc::new(house),
+            _budget: budget,
+            thermometer: Thermometer::new(),
             token: CancellationToken::new(),
             heart,
             following: Following::default(),
@@ -196,29 +211,16 @@ impl Core {
     }
 
     /// The bee with the fewest pieces of work; the first of several.
-    pub(crate) fn least_busy_bee(&self) -> Result<Addr<Bee>> {
+    pub(crate) fn least_busy_bee(&self) -> Result<&Arc<BeeSlot>> {
         let alive = self.slots.iter().filter(|slot| slot.is_alive());
-        let slot = alive.min_by_key(|slot| slot.core.active());
-        slot.ok_or_else(|| Error::closed("no bee is running: start a new colony"))?.addr()
+        let slot = alive.min_by_key(|slot| slot.core.expected());
+        slot.ok_or_else(|| Error::closed("no bee is running: start a new colony"))
     }
 
     /// Whether a scan of this many bytes is so long here that it may pay to ask other nodes.
     pub(crate) fn may_be_faster_shared(&self, bytes: u64) -> bool {
         let alone = Duration::from_secs_f64(bytes as f64 / (SCAN_RATE * self.slots.len().max(1) as f64));
         alone > SHARING + self.heart.latency() * SHARING_REQUESTS
-    }
-
-    /// How loaded the node is now, 0..=1.
-    pub(crate) fn temperature(&self) -> f64 {
-        let busy = self.slots.iter().filter(|slot| slot.core.active() > 0).count();
-        let used: u64 = self.slots.iter().map(|slot| slot.core.combs.used()).sum();
-        let budget: u64 = self.slots.iter().map(|slot| slot.core.combs.budget()).sum();
-        let load = Load {
-            bees: busy as f64 / self.slots.len().max(1) as f64,
-            memory: used as f64 / budget.max(1) as f64,
-            queue: self.admission.pressure(),
-        };
-        load.temperature()
     }
 
     /// Removes cells that no commit names; what cannot be removed is left for vacuum.
@@ -487,22 +489,45 @@ impl Colony {
         .await
     }
 
-    /// Writes rows into a frame with one commit.
+    /// Writes rows into a frame with one commit. While the node is hot, it is held back as the settings say.
     ///
     /// # Errors
     /// `NotFound` without the frame; `Schema` when the rows do not fit; `Conflict` when another commit is in the way; the
-    /// rows' own error. Nothing is committed then.
+    /// rows' own error; `Busy` when the node is too hot. Nothing is committed then.
     pub async fn write(
         &self,
         frame: &FrameRef,
         data: SendableRecordBatchStream,
         mode: WriteMode,
     ) -> Result<WriteResult> {
+        self.write_with(frame, data, mode, self.core.settings.backpressure).await
+    }
+
+    /// As [`Colony::write`]; while the node is hot, the write waits, is refused or goes on, as `backpressure` says.
+    ///
+    /// # Errors
+    /// As [`Colony::write`].
+    pub async fn write_with(
+        &self,
+        frame: &FrameRef,
+        data: SendableRecordBatchStream,
+        mode: WriteMode,
+        backpressure: Backpressure,
+    ) -> Result<WriteResult> {
         let frame = frame.clone();
         self.on_io(move |core| async move {
-            let limit = core.settings.time_limit;
-            let _permit = core.admission.enter(limit).await?;
-            let entry = core.queries.begin(&core.token, limit, core.meadow.meter());
+            let ticket = core.admit()?;
+            core.hold_back(backpressure).await?;
+            let entry = core.queries.begin(
+                Asked::user(&format!("write to {frame}")),
+                &core.token,
+                core.settings.time_limit,
+                core.meadow.meter(),
+            );
+            // What goes on however hot the node is does not wait for long queries either.
+            if backpressure != Backpressure::Ignore {
+                until_stopped(&entry.record, ticket.place()).await?;
+            }
             let state = core.meadow.state(&frame, AsOf::Latest).await?;
             let result = write_frame(&core, &state, data, mode.into(), &entry.record).await;
             match (result, entry.record.stop_reason()) {
@@ -536,6 +561,7 @@ impl Colony {
             memory: core.settings.node_memory(),
             memory_used: core.slots.iter().map(|s| s.core.combs.used()).sum(),
             temperature: core.temperature(),
+            band: core.band(),
             queries_running: core.admission.running(),
             queries_waiting: core.admission.waiting(),
             queries_done: core.queries.done(),
@@ -627,6 +653,7 @@ impl std::fmt::Debug for Colony {
 }
 
 async fn open_on_io(settings: Settings, functions: Vec<Arc<ScalarUDF>>) -> Result<Arc<Core>> {
+    crate::memory::give_back();
     let io = IoRuntime::new()?;
     let handle = io.1.clone();
     handle.spawn(Core::open(settings, functions, io)).await?
@@ -638,6 +665,10 @@ fn start_actors(core: &Arc<Core>, system: Option<actix_rt::System>) -> Colony {
     let _ = core.ledger.set(LedgerHandle::start(core.meadow.ledger().clone()));
     let supervisor = ColonyActor::new(Arc::clone(core)).start();
     HeartbeatActor::new(core).start();
+    if core.settings.housekeeping && core.meadow.require_writable().is_ok() {
+        HousekeeperActor::new(core).start();
+    }
+    core.io().spawn(guard(Arc::downgrade(core)));
     let life = Life { supervisor, core: Arc::downgrade(core), thread: Mutex::new(None), system };
     Colony { core: Arc::clone(core), life: Arc::new(life) }
 }

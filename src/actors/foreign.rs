@@ -12,7 +12,7 @@ use object_store::path::Path;
 use super::attempt::{Attempt, Beatable};
 use super::colony::Core;
 use super::exchange::{Exchange, Listing};
-use super::query::QueryEntry;
+use super::query::{Asked, QueryEntry};
 use crate::storage::StorageBackend;
 use crate::storage::swarm::beat::PROTOCOL;
 use crate::storage::swarm::names::{self, Entry, QueryId, TaskId};
@@ -145,7 +145,7 @@ struct Follower<'a> {
 
 impl<'a> Follower<'a> {
     fn new(core: &'a Arc<Core>, query: QueryId, manifest: Manifest) -> Self {
-        let entry = core.queries.begin_as(query, &core.token, None, core.meadow.meter());
+        let entry = core.queries.begin_as(query, Asked::Swarm, &core.token, None, core.meadow.meter());
         let store = core.meadow.unmetered_store();
         let exchange = Arc::new(Exchange::new(query, core.heart.id.clone(), store, &entry.record.meter));
         Self {

@@ -1,10 +1,12 @@
-//! One query's work on its leading bee: plan it, run the part that is not split, hand the batches out.
+//! One statement: plan it, have a bee run the part that is not split, hand the batches out.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use chrono::{DateTime, Utc};
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
@@ -12,36 +14,62 @@ use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt};
 use tokio::sync::{mpsc, oneshot};
 
-use super::admission::Permit;
-use super::bee::{BeeCore, caught};
+use super::admission::Ticket;
+use super::bee::{BeeCore, caught, on_bee, with_room};
 use super::change::{Replacing, replace};
 use super::colony::Core;
-use super::query::{QueryRecord, is_stop};
+use super::housekeeper;
+use super::query::{Asked, QueryRecord, is_stop};
 use super::share::Shared;
 use super::write::write_frame;
 use crate::sql::distribution::{SwarmBees, lean_options, node_url};
 use crate::sql::{Ask, Distribute, Facts, Params, PhysicalQuery, Planned, Spread, SqlSession, changed, written};
 use crate::storage::{AsOf, FrameRef, FrameState, WriteMode};
+use crate::sync::lock;
 use crate::{Error, ErrorKind, Result};
 
-/// What the leading bee is to do.
+/// How long a bee may take to notice that its query is to stop.
+const LETTING_GO: Duration = Duration::from_secs(1);
+
+/// What is to be done.
 pub(crate) enum Job {
     /// One SQL statement.
     Sql { sql: String, params: Params, session: Arc<SqlSession> },
     /// One version of a frame.
     Read { frame: FrameRef, columns: Option<Vec<String>>, as_of: AsOf },
+    /// The small cells of a frame merged, where there are at least so many of a partition.
+    Merge { frame: FrameRef, least: usize },
+}
+
+impl Job {
+    /// The text to be planned.
+    pub(crate) fn text(&self) -> &str {
+        match self {
+            Self::Sql { sql, .. } => sql,
+            Self::Read { .. } | Self::Merge { .. } => "",
+        }
+    }
+
+    /// What is shown of it.
+    pub(crate) fn asked(&self) -> Asked {
+        match self {
+            Self::Sql { sql, .. } => Asked::user(sql),
+            Self::Read { frame, .. } => Asked::user(&format!("read of {frame}")),
+            Self::Merge { frame, .. } => housekeeper::asked("merge cells of", frame),
+        }
+    }
 }
 
 /// A job and the ends of its channels.
 pub(crate) struct Lead {
     pub(crate) core: Arc<Core>,
-    pub(crate) job: Job,
+    pub(crate) job: Arc<Job>,
     pub(crate) query: Arc<QueryRecord>,
     /// Told the columns once the plan is there, or why there is none.
     pub(crate) started: oneshot::Sender<Result<SchemaRef>>,
     pub(crate) batches: mpsc::Sender<Result<RecordBatch>>,
-    /// Its place among the running queries: given back when the last batch is on its way, read or not.
-    pub(crate) permit: Permit,
+    /// Its stay among the statements: over when the last batch is on its way, read or not.
+    pub(crate) ticket: Ticket,
 }
 
 /// The answer of a job: its columns and where its batches come from.
@@ -51,15 +79,21 @@ enum Answer {
 }
 
 impl Lead {
-    /// Runs the job to its end; every outcome goes to the channels.
-    pub(crate) async fn run(self, bee: &Arc<BeeCore>) {
-        let Self { core, job, query, started, batches, permit } = self;
-        query.worked_on_by(bee.index);
-        let mut asker = Asker { started: Some(started), batches };
-        let mut outcome = asker.attempt(&core, &job, &query, bee, false).await;
+    /// Runs the job to its end; every outcome goes to the channels. The calling thread plans, and runs what is short; a bee
+    /// runs what is long.
+    pub(crate) async fn run(self) {
+        let Self { core, job, query, started, batches, ticket } = self;
+        let mut attempt =
+            Attempt { core: Arc::clone(&core), job, query: Arc::clone(&query), lean: false, now: Utc::now() };
+        let asker = Asker { started: Arc::new(Mutex::new(Some(started))), batches };
+        let mut outcome = attempt.clone().run(&ticket, &asker).await;
         if matches!(&outcome, Err(error) if error.kind() == ErrorKind::MemoryExceeded) && query.begin_again().await {
             tracing::info!(query = %query.id, "over the memory budget: the query is tried again with a leaner plan");
-            let second = asker.attempt(&core, &job, &query, bee, true).await;
+            attempt.lean = true;
+            let second = attempt.run(&ticket, &asker).await;
+            if let Err(error) = &second {
+                tracing::info!(query = %query.id, %error, "the leaner plan failed, too");
+            }
             // What a leaner plan cannot do says less than what did not fit.
             if second.as_ref().map_or_else(is_stop, |()| true) {
                 outcome = second;
@@ -67,10 +101,10 @@ impl Lead {
         }
         query.ended(core.temperature());
         // Who sees the end finds its place free.
-        drop(permit);
+        drop(ticket);
         if let Err(error) = outcome {
             // A caller that has gone away needs no answer.
-            match asker.started.take() {
+            match asker.begin() {
                 Some(started) => drop(started.send(Err(error))),
                 None => drop(asker.batches.send(Err(error)).await),
             }
@@ -79,27 +113,136 @@ impl Lead {
 }
 
 /// Who waits for the columns, then for the batches.
+#[derive(Clone)]
 struct Asker {
-    started: Option<oneshot::Sender<Result<SchemaRef>>>,
+    started: Arc<Mutex<Option<oneshot::Sender<Result<SchemaRef>>>>>,
     batches: mpsc::Sender<Result<RecordBatch>>,
 }
 
 impl Asker {
-    async fn attempt(
-        &mut self,
-        core: &Arc<Core>,
-        job: &Job,
-        query: &Arc<QueryRecord>,
-        bee: &Arc<BeeCore>,
-        lean: bool,
-    ) -> Result<()> {
-        let answer = caught(answer(core, job, query, bee, lean)).await??;
-        if let Some(started) = self.started.take()
+    /// The way to who waits for the columns, until they are told.
+    fn begin(&self) -> Option<oneshot::Sender<Result<SchemaRef>>> {
+        lock(&self.started).take()
+    }
+}
+
+/// One try at a job.
+#[derive(Clone)]
+struct Attempt {
+    core: Arc<Core>,
+    job: Arc<Job>,
+    query: Arc<QueryRecord>,
+    lean: bool,
+    /// What `now()` is in all tries.
+    now: DateTime<Utc>,
+}
+
+impl Attempt {
+    async fn run(self, ticket: &Ticket, asker: &Asker) -> Result<()> {
+        let (core, query) = (Arc::clone(&self.core), Arc::clone(&self.query));
+        let slot = core.least_busy_bee()?;
+        let bee = Arc::clone(&slot.core);
+        let _chosen = bee.choose();
+        query.worked_on_by(bee.index);
+        let planned = {
+            let _in_hand = core.scout.in_hand();
+            caught(with_room(self.plan(&bee))).await??
+        };
+        if planned.is_short() {
+            let _in_hand = core.scout.in_hand();
+            return caught(self.finish(planned, &bee, asker)).await?;
+        }
+        until_stopped(&query, core.turn(ticket)).await?;
+        let work = {
+            let asker = asker.clone();
+            async move { caught(self.finish(planned, &bee, &asker)).await.and_then(|outcome| outcome) }
+        };
+        let work = on_bee(slot.addr()?, work);
+        tokio::pin!(work);
+        tokio::select! {
+            // A bee that is stopped ends its work without a word.
+            outcome = &mut work => outcome.unwrap_or_else(|gone| Err(query.stop_reason().unwrap_or(gone))),
+            reason = query.stopped() => match tokio::time::timeout(LETTING_GO, work).await {
+                Ok(outcome) => outcome?,
+                // It computes without a pause: the caller is told all the same, and the bee goes on when that ends.
+                Err(_) => Err(reason),
+            }
+        }
+    }
+
+    /// What the statement is planned with; `fresh` is the session of one that has none.
+    fn ask<'a>(&'a self, fresh: &'a SqlSession, bee: &Arc<BeeCore>) -> Result<Ask<'a>> {
+        let (session, params) = match self.job.as_ref() {
+            Job::Read { .. } | Job::Merge { .. } => (fresh, &Params::None),
+            Job::Sql { session, params, .. } => (session.as_ref(), params),
+        };
+        let mut options = session.options();
+        if self.lean {
+            options.extend(lean_options(self.core.settings.bee_memory()));
+        }
+        self.query.set_options(options.clone());
+        self.query.set_limits(session.limits());
+        let (lean, now, spread) = (self.lean, self.now, Spread::Colony);
+        let (runtime, headers) = (bee.combs.chamber(&self.query)?, self.query.headers()?);
+        Ok(Ask { params, session, lean, options, runtime, headers, spread, scans: Arc::clone(&self.query.scans), now })
+    }
+
+    async fn plan(&self, bee: &Arc<BeeCore>) -> Result<Planned> {
+        let fresh = SqlSession::new()?;
+        let ask = self.ask(&fresh, bee)?;
+        match self.job.as_ref() {
+            Job::Read { frame, columns, as_of } => {
+                let plan = self.core.planner.plan_read(frame, columns.as_deref(), *as_of, &ask);
+                until_stopped(&self.query, plan).await.map(Planned::Rows)
+            }
+            Job::Merge { frame, .. } => Ok(Planned::Optimize { frame: frame.clone(), cluster_by: Vec::new() }),
+            Job::Sql { sql, .. } => until_stopped(&self.query, plan(&self.core, sql, ask, self.lean)).await,
+        }
+    }
+
+    /// Does what was planned, to the last batch.
+    async fn finish(&self, planned: Planned, bee: &Arc<BeeCore>, asker: &Asker) -> Result<()> {
+        let (core, query) = (&self.core, &self.query);
+        let answer = self.answer(planned, bee).await?;
+        if let Some(started) = asker.begin()
             && started.send(Ok(answer.schema())).is_err()
         {
             return Ok(());
         }
-        until_stopped(query, answer.deliver(core, query, &self.batches)).await
+        until_stopped(query, answer.deliver(core, query, &asker.batches)).await
+    }
+
+    async fn answer(&self, planned: Planned, bee: &Arc<BeeCore>) -> Result<Answer> {
+        let (core, query) = (&self.core, &self.query);
+        let fresh = SqlSession::new()?;
+        let ask = self.ask(&fresh, bee)?;
+        if planned.writes() {
+            let backpressure = ask.session.backpressure().unwrap_or(core.settings.backpressure);
+            until_stopped(query, core.hold_back(backpressure)).await?;
+        }
+        match planned {
+            Planned::Answer(batch) => Ok(Answer::Ready(batch)),
+            Planned::Rows(physical) => {
+                let (stream, shared) = start(core, &physical, query).await?;
+                Ok(Answer::Rows(stream, physical, shared))
+            }
+            Planned::Change { frame, change } => {
+                let result = replace(core, &frame, &Replacing::Rows(&change), &ask, query).await?;
+                changed(&frame, &result).map(Answer::Ready)
+            }
+            Planned::Optimize { frame, cluster_by } => {
+                let replacing = match self.job.as_ref() {
+                    Job::Merge { least, .. } => Replacing::Tier(*least),
+                    _ => Replacing::Cells(&cluster_by),
+                };
+                let result = replace(core, &frame, &replacing, &ask, query).await?;
+                changed(&frame, &result).map(Answer::Ready)
+            }
+            Planned::Insert { into, mode, query: physical } => insert(core, &into, mode, physical, query).await,
+            Planned::CreateAs { frame, partition_by, if_not_exists, query: physical } => {
+                create_as(core, &frame, &partition_by, if_not_exists, physical, query).await
+            }
+        }
     }
 }
 
@@ -131,55 +274,6 @@ impl Answer {
             give(query, batches, facts.to_batch(&physical.notes)?.with_schema(schema)?).await?;
         }
         Ok(())
-    }
-}
-
-async fn answer(
-    core: &Arc<Core>,
-    job: &Job,
-    query: &Arc<QueryRecord>,
-    bee: &Arc<BeeCore>,
-    lean: bool,
-) -> Result<Answer> {
-    let (fresh, none) = (SqlSession::new()?, Params::None);
-    let (session, params) = match job {
-        Job::Read { .. } => (&fresh, &none),
-        Job::Sql { session, params, .. } => (session.as_ref(), params),
-    };
-    let mut options = session.options();
-    if lean {
-        options.extend(lean_options(core.settings.bee_memory()));
-    }
-    query.set_options(options.clone());
-    query.set_limits(session.limits());
-    let (runtime, headers, scans) = (bee.combs.chamber(query)?, query.headers()?, Arc::clone(&query.scans));
-    let now = chrono::Utc::now();
-    let ask = Ask { params, session, lean, options, runtime, headers, spread: Spread::Colony, scans, now };
-    let planned = match job {
-        Job::Read { frame, columns, as_of } => {
-            let plan = core.planner.plan_read(frame, columns.as_deref(), *as_of, &ask);
-            Planned::Rows(until_stopped(query, plan).await?)
-        }
-        Job::Sql { sql, .. } => until_stopped(query, plan(core, sql, ask.clone(), lean)).await?,
-    };
-    match planned {
-        Planned::Answer(batch) => Ok(Answer::Ready(batch)),
-        Planned::Rows(physical) => {
-            let (stream, shared) = start(core, &physical, query).await?;
-            Ok(Answer::Rows(stream, physical, shared))
-        }
-        Planned::Change { frame, change } => {
-            let result = replace(core, &frame, &Replacing::Rows(&change), &ask, query).await?;
-            changed(&frame, &result).map(Answer::Ready)
-        }
-        Planned::Optimize { frame, cluster_by } => {
-            let result = replace(core, &frame, &Replacing::Cells(&cluster_by), &ask, query).await?;
-            changed(&frame, &result).map(Answer::Ready)
-        }
-        Planned::Insert { into, mode, query: physical } => insert(core, &into, mode, physical, query).await,
-        Planned::CreateAs { frame, partition_by, if_not_exists, query: physical } => {
-            create_as(core, &frame, &partition_by, if_not_exists, physical, query).await
-        }
     }
 }
 

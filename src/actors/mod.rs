@@ -1,7 +1,10 @@
 //! The runtime: a colony of bees, and the handles through which programs use it.
 //!
 //! ```text
-//!  Colony (handle) ──admission──▶ Bee 0..n-1       one arbiter = one OS thread each; runs tasks in chambers
+//!  Colony (handle) ──admission──▶ Scout            one thread: plans statements, runs the short ones
+//!        │                          │ hands on
+//!        │                          ▼
+//!        │                         Bee 0..n-1       one arbiter = one OS thread each; runs tasks in chambers
 //!        │                          ▲ respawns
 //!        └──messages──▶ ColonyActor ┘              supervises, measures temperature, shuts down
 //!                       LedgerActor                commits
@@ -18,8 +21,10 @@
 //! | `chamber` | the sealed place where a bee runs one query's tasks |
 //! | `channel` | how a plan's tasks reach bees, and their batches come back |
 //! | `ledger` | the actor that owns commits |
-//! | `lead` | one query's work on its leading bee |
+//! | `scout` | the actor that plans statements and runs the short ones |
+//! | `lead` | one statement from its plan to its last row |
 //! | `change` | DELETE, UPDATE, MERGE and OPTIMIZE |
+//! | `housekeeper` | the actor that merges cells and removes what is not needed |
 //! | `heartbeat` | this node's beat and its view of the swarm |
 //! | `pace` | how often this node asks what is new |
 //! | `share` | a query whose tasks this node gives to the swarm |
@@ -31,6 +36,8 @@
 //! | `query` | a running query: record, limits, statistics, stream |
 //! | `admission` | how much may run and wait |
 //! | `temperature` | how loaded the node is |
+//! | `regulation` | what it does about it |
+//! | `guard` | what the process holds, and who must go when it is too much |
 
 mod admission;
 mod attempt;
@@ -41,11 +48,15 @@ mod channel;
 mod colony;
 mod exchange;
 mod foreign;
+mod guard;
 mod heartbeat;
+mod housekeeper;
 mod lead;
 mod ledger;
 mod pace;
 mod query;
+mod regulation;
+mod scout;
 mod session;
 pub mod settings;
 mod share;
@@ -54,7 +65,7 @@ pub mod temperature;
 mod world;
 mod write;
 
-pub use crate::sql::Params;
+pub use crate::sql::{Backpressure, Params};
 pub use colony::{Colony, ColonyStatus};
 pub use heartbeat::NodeInfo;
 pub use query::{Canceller, Query, QueryStats, QueryStream};

@@ -13,7 +13,7 @@ use datafusion_distributed::Worker;
 use futures::{Stream, TryStreamExt};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use serde::Serialize;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::exchange::Exchange;
@@ -102,10 +102,44 @@ pub struct QueryStats {
     pub temperature: f64,
 }
 
+/// What was asked for, as `system.queries` shows it.
+#[derive(Debug, Clone)]
+pub(crate) enum Asked {
+    /// A statement or a write of a user; its text, or what stands for it.
+    User(String),
+    /// A task of a query that another node leads.
+    Swarm,
+    /// Upkeep that the node does by itself.
+    Housekeeping(String),
+}
+
+impl Asked {
+    /// Characters that are shown of a text.
+    const SHOWN: usize = 200;
+
+    /// What a user asked for.
+    pub(crate) fn user(text: &str) -> Self {
+        Self::User(text.chars().take(Self::SHOWN).collect())
+    }
+}
+
+impl std::fmt::Display for Asked {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::User(text) | Self::Housekeeping(text) => f.write_str(text),
+            Self::Swarm => f.write_str("tasks of another node's query"),
+        }
+    }
+}
+
 /// What every bee that works for a query knows of it.
 pub(crate) struct QueryRecord {
     pub(crate) id: QueryId,
+    /// What was asked.
+    pub(crate) asked: Asked,
     pub(crate) token: CancellationToken,
+    /// Ends with it, or alone when the node gives this try up.
+    attempt: Mutex<CancellationToken>,
     pub(crate) deadline: Option<Instant>,
     pub(crate) meter: Arc<Meter>,
     pub(crate) memory_peak: AtomicU64,
@@ -127,6 +161,8 @@ pub(crate) struct QueryRecord {
     pub(crate) scans: Arc<SharedScans>,
     /// What it may cost.
     limits: OnceLock<Limits>,
+    /// Why the node gave it up.
+    abandoned: Mutex<Option<Error>>,
     /// Its exchange with other nodes, if it has one.
     exchange: OnceLock<Arc<Exchange>>,
     /// Where the tasks that its leader gives to the swarm go; weak, because it holds this record.
@@ -140,10 +176,13 @@ impl std::fmt::Debug for QueryRecord {
 }
 
 impl QueryRecord {
-    fn new(id: QueryId, parent: &CancellationToken, limit: Option<Duration>, meter: &Arc<Meter>) -> Self {
+    fn new(id: QueryId, asked: Asked, parent: &CancellationToken, limit: Option<Duration>, meter: &Arc<Meter>) -> Self {
+        let token = parent.child_token();
         Self {
             id,
-            token: parent.child_token(),
+            asked,
+            attempt: Mutex::new(token.child_token()),
+            token,
             deadline: limit.map(|limit| Instant::now() + limit),
             meter: Meter::within(meter),
             memory_peak: AtomicU64::new(0),
@@ -160,9 +199,15 @@ impl QueryRecord {
             options: Mutex::default(),
             scans: Arc::default(),
             limits: OnceLock::new(),
+            abandoned: Mutex::default(),
             exchange: OnceLock::new(),
             share: OnceLock::new(),
         }
+    }
+
+    /// Whether nobody asked for it.
+    pub(crate) fn is_housekeeping(&self) -> bool {
+        matches!(self.asked, Asked::Housekeeping(_))
     }
 
     /// Sets the engine's options for all of its tasks.
@@ -219,8 +264,34 @@ impl QueryRecord {
         )))
     }
 
+    /// Gives the current try at it up, with `reason` as its error.
+    pub(crate) fn abandon(&self, reason: Error) {
+        // The first reason is the one that is told.
+        lock(&self.abandoned).get_or_insert(reason);
+        self.attempt().cancel();
+    }
+
+    /// Ends with the current try at it.
+    pub(crate) fn attempt(&self) -> CancellationToken {
+        lock(&self.attempt).clone()
+    }
+
+    /// Bytes that its operators say they hold.
+    pub(crate) fn holds(&self) -> u64 {
+        self.memory_held.load(Ordering::Relaxed)
+    }
+
+    /// Time since it was asked.
+    pub(crate) fn age(&self) -> Duration {
+        self.started.elapsed()
+    }
+
     /// Why the query must stop now, if it must.
     pub(crate) fn stop_reason(&self) -> Option<Error> {
+        let abandoned = lock(&self.abandoned).clone();
+        if abandoned.is_some() && !self.token.is_cancelled() {
+            return abandoned;
+        }
         if let Some(error) = self.over_limit() {
             return Some(error);
         }
@@ -232,17 +303,18 @@ impl QueryRecord {
 
     /// Waits until the query must stop.
     pub(crate) async fn stopped(&self) -> Error {
+        let attempt = self.attempt();
         match self.deadline {
-            None => self.token.cancelled().await,
+            None => attempt.cancelled().await,
             Some(deadline) => {
                 tokio::select! {
-                    () = self.token.cancelled() => {}
+                    () = attempt.cancelled() => {}
                     () = tokio::time::sleep_until(deadline.into()) => {}
                 }
             }
         }
         let reason = self.stop_reason().unwrap_or_else(|| Error::cancelled("the query was cancelled"));
-        self.token.cancel();
+        attempt.cancel();
         reason
     }
 
@@ -269,9 +341,12 @@ impl QueryRecord {
     /// Lets go of what bees keep for its tasks, for another try, and waits until they have; `false` when it is too late for
     /// one: rows were given, or it is to stop.
     pub(crate) async fn begin_again(&self) -> bool {
-        if self.rows.load(Ordering::Relaxed) > 0 || self.stop_reason().is_some() {
+        if self.rows.load(Ordering::Relaxed) > 0 || self.token.is_cancelled() {
             return false;
         }
+        self.attempt().cancel();
+        *lock(&self.abandoned) = None;
+        *lock(&self.attempt) = self.token.child_token();
         if let Some(workers) = lock(&self.workers).as_mut() {
             workers.clear();
         }
@@ -333,6 +408,7 @@ impl QueryRecord {
 #[derive(Debug, Default)]
 pub(crate) struct Queries {
     running: Mutex<HashMap<QueryId, Arc<QueryRecord>>>,
+    begun: Notify,
     done: AtomicU64,
 }
 
@@ -340,28 +416,46 @@ impl Queries {
     /// Starts a record; it is found until the entry is dropped.
     pub(crate) fn begin(
         self: &Arc<Self>,
+        asked: Asked,
         parent: &CancellationToken,
         limit: Option<Duration>,
         meter: &Arc<Meter>,
     ) -> QueryEntry {
-        self.begin_as(QueryId::new(), parent, limit, meter)
+        self.begin_as(QueryId::new(), asked, parent, limit, meter)
     }
 
     /// Starts the record of a query that another node leads.
     pub(crate) fn begin_as(
         self: &Arc<Self>,
         id: QueryId,
+        asked: Asked,
         parent: &CancellationToken,
         limit: Option<Duration>,
         meter: &Arc<Meter>,
     ) -> QueryEntry {
-        let record = Arc::new(QueryRecord::new(id, parent, limit, meter));
+        let record = Arc::new(QueryRecord::new(id, asked, parent, limit, meter));
         lock(&self.running).insert(record.id, Arc::clone(&record));
+        self.begun.notify_one();
         QueryEntry { record, queries: Arc::clone(self) }
     }
 
     pub(crate) fn find(&self, id: &QueryId) -> Result<Arc<QueryRecord>> {
         lock(&self.running).get(id).cloned().ok_or_else(|| Error::cancelled("the query has ended"))
+    }
+
+    /// Waits until a query begins, or returns at once when one has since the last time.
+    pub(crate) async fn begun(&self) {
+        self.begun.notified().await;
+    }
+
+    /// Whether none runs.
+    pub(crate) fn is_empty(&self) -> bool {
+        lock(&self.running).is_empty()
+    }
+
+    /// How many are not housekeeping.
+    pub(crate) fn of_users(&self) -> usize {
+        lock(&self.running).values().filter(|query| !query.is_housekeeping()).count()
     }
 
     /// Every record, oldest first.

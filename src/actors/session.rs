@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::bee::LeadQuery;
 use super::colony::{Colony, Core};
 use super::lead::{Job, Lead};
 use super::query::{Query, QueryStream};
+use super::scout::LeadQuery;
 use crate::sql::SqlSession;
 use crate::storage::{BoxName, FrameRef, HiveName};
 use crate::{Error, Result};
@@ -63,18 +63,25 @@ impl Session {
     }
 }
 
-/// Waits for a place, gives the job to the bee with the least work, and waits for its columns.
+/// Has a job planned and begun, and waits for its columns.
 pub(crate) async fn run(core: &Arc<Core>, job: Job, limit: Option<std::time::Duration>) -> Result<QueryStream> {
     let limit = limit.or(core.settings.time_limit);
-    let permit = core.admission.enter(limit).await?;
-    let entry = core.queries.begin(&core.token, limit, core.meadow.meter());
+    let ticket = core.admit()?;
+    let entry = core.queries.begin(job.asked(), &core.token, limit, core.meadow.meter());
     let (started, schema) = oneshot::channel();
     let (batches, receiver) = mpsc::channel(BATCHES_AHEAD);
-    let lead = Lead { core: Arc::clone(core), job, query: Arc::clone(&entry.record), started, batches, permit };
-    let (ended, _end) = oneshot::channel();
-    let bee = core.least_busy_bee()?;
-    let gone = || Error::internal("the leading bee stopped; it is started again: ask again");
-    bee.send(LeadQuery { lead, ended }).await.map_err(|_| gone())?;
+    let by_scout = core.scout.takes(job.text().len());
+    let (core, query) = (Arc::clone(core), Arc::clone(&entry.record));
+    let lead = Lead { core: Arc::clone(&core), job: Arc::new(job), query, started, batches, ticket };
+    let gone = || {
+        let stopped = core.admission.require_open().err();
+        stopped.unwrap_or_else(|| Error::internal("who plans the query stopped; it is started again: ask again"))
+    };
+    match by_scout {
+        true => core.scout.addr()?.send(LeadQuery(lead)).await,
+        false => core.least_busy_bee()?.addr()?.send(LeadQuery(lead)).await,
+    }
+    .map_err(|_| gone())?;
     let schema = schema.await.map_err(|_| gone())??;
     Ok(QueryStream::new(schema, receiver, entry))
 }

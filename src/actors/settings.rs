@@ -11,9 +11,11 @@
 //! | `scratch_limit` | 10 GiB | most bytes that may be spilled at a time |
 //! | `cache` | none | folder that keeps what was read of cells in a bucket; never used for a local meadow |
 //! | `cache_limit` | 4 GiB | most bytes in that folder |
-//! | `max_queries` | 4 × bees | queries that run at once; the rest wait |
-//! | `queue` | 64 | queries that may wait; more are answered `busy` |
+//! | `max_queries` | 4 × bees | long queries that run at once; the rest wait, short ones never |
+//! | `queue` | 64 | queries beyond these that may be in; more are answered `busy` |
 //! | `time_limit` | none | longest run of one query |
+//! | `housekeeping` | yes | whether it merges small cells and removes what is not needed while it is cold |
+//! | `backpressure` | block | writes while the node is hot: `block` (at most 30 s), `error`, `ignore` |
 //! | `partitions` | 2 | partitions of a plan on each bee |
 //! | `join` | no | whether this node takes tasks of other nodes' queries; `apiary-node run` does |
 //! | `distribute` | auto | whether queries of this node may use other nodes: `auto`, `always`, `never` |
@@ -26,7 +28,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::size::format_size;
-use crate::sql::Distribute;
+use crate::sql::{Backpressure, Distribute};
 use crate::{Error, Result};
 
 /// Least memory of one bee: below it not even one row group of the smallest cell decodes.
@@ -58,12 +60,16 @@ pub struct Settings {
     pub cache: Option<PathBuf>,
     /// Most bytes in that folder.
     pub cache_limit: u64,
-    /// Queries that run at once; `None` is four per bee.
+    /// Long queries that run at once; `None` is four per bee. Those that read next to nothing do not count.
     pub max_queries: Option<usize>,
-    /// Queries that may wait for a place.
+    /// Queries beyond these that may be in.
     pub queue: usize,
     /// Longest run of one query.
     pub time_limit: Option<Duration>,
+    /// Whether the node keeps the house of frames while it is cold.
+    pub housekeeping: bool,
+    /// What becomes of writes while the node is hot.
+    pub backpressure: Backpressure,
     /// Partitions of a plan on each bee; at least 2 (see `sql::distribution`).
     pub partitions: usize,
     /// Bytes of cells that one partition of a task scans before another bee is worth its overhead.
@@ -89,6 +95,8 @@ impl Default for Settings {
             max_queries: None,
             queue: 64,
             time_limit: None,
+            housekeeping: true,
+            backpressure: Backpressure::Block,
             partitions: 2,
             partition_bytes: 8 << 20,
             join: false,
@@ -149,6 +157,13 @@ impl Settings {
     #[must_use]
     pub fn with_join(mut self, join: bool) -> Self {
         self.join = join;
+        self
+    }
+
+    /// Keeps the house of frames while it is cold, or not.
+    #[must_use]
+    pub fn with_housekeeping(mut self, housekeeping: bool) -> Self {
+        self.housekeeping = housekeeping;
         self
     }
 

@@ -94,7 +94,7 @@ impl Shared {
             records: Mutex::default(),
             news: AtomicBool::new(false),
             wake: Notify::new(),
-            token: query.token.child_token(),
+            token: query.attempt().child_token(),
             attempts: Mutex::default(),
             beatable: Mutex::default(),
         });

@@ -12,6 +12,7 @@ use actix_rt::Arbiter;
 
 use super::bee::Bee;
 use super::colony::Core;
+use super::scout::Scout;
 
 /// How often bees are looked at: a caller of a dead bee has an error at once; this only brings the bee back.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -31,12 +32,20 @@ pub(crate) struct ColonyActor {
 impl ColonyActor {
     /// Starts every bee; runs on a thread with a System.
     pub(crate) fn new(core: Arc<Core>) -> Self {
-        let restarts = core.slots.iter().map(|_| VecDeque::new()).collect();
+        // The last is the scout's.
+        let restarts = (0..=core.slots.len()).map(|_| VecDeque::new()).collect();
         let mut actor = Self { core, arbiters: Vec::new(), restarts, stopping: false };
         for index in 0..actor.core.slots.len() {
             actor.start_bee(index);
         }
+        actor.start_scout();
         actor
+    }
+
+    fn start_scout(&mut self) {
+        let (arbiter, addr) = Scout::start();
+        self.core.scout.install(Some(addr));
+        self.arbiters.push(arbiter);
     }
 
     fn start_bee(&mut self, index: usize) {
@@ -55,6 +64,11 @@ impl ColonyActor {
                 tracing::warn!(bee = index, "a bee stopped and is started again");
                 self.start_bee(index);
             }
+        }
+        let scout = self.core.slots.len();
+        if !self.core.scout.is_alive() && self.may_restart(scout) {
+            tracing::warn!("the scout stopped and is started again");
+            self.start_scout();
         }
     }
 
@@ -90,6 +104,7 @@ impl Handler<StopBees> for ColonyActor {
         for slot in &self.core.slots {
             slot.remove();
         }
+        self.core.scout.install(None);
         let arbiters = std::mem::take(&mut self.arbiters);
         for arbiter in &arbiters {
             arbiter.stop();

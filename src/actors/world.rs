@@ -46,6 +46,7 @@ impl NodeWorld {
         let number = |f: fn(&super::QueryStats) -> u64| numbers(stats.iter().map(f));
         let columns: Vec<(&str, ArrayRef)> = vec![
             ("query", texts(running.iter().map(|q| q.id.to_string()))),
+            ("statement", texts(running.iter().map(|q| q.asked.to_string()))),
             ("elapsed_ms", Arc::new(Float64Array::from_iter_values(stats.iter().map(|s| s.elapsed_ms)))),
             ("rows", number(|s| s.rows)),
             ("tasks", number(|s| s.tasks as u64)),

@@ -101,7 +101,7 @@ pub(crate) async fn write_frame(
     core.meadow.require_writable()?;
     let coercion = Coercion::plan(&rows.schema(), &base.schema)?.keeping_views(&rows.schema(), &base.partition_by);
     let plan = core.meadow.ledger().cell_plan(base, cell_cut(core, &base.schema)).await?;
-    let token = query.token.child_token();
+    let token = query.attempt().child_token();
     let _stops_with_us = token.clone().drop_guard();
     let cells = encode(core, plan, coercion, rows, writers, &token).await?;
     let (rows, bytes, count) = (cells.iter().map(|c| c.rows).sum(), cells.iter().map(|c| c.bytes).sum(), cells.len());
@@ -129,6 +129,9 @@ pub(crate) async fn write_frame(
             return Err(error);
         }
     };
+    if !query.is_housekeeping() {
+        core.house.touched(&base.frame, 1);
+    }
     Ok(WriteResult { version: committed.version(), rows, cells: count, bytes, temperature: core.temperature() })
 }
 

@@ -20,7 +20,7 @@ use super::stream::PyStream;
 use super::wait::wait;
 use super::{input, params};
 use crate::size::parse_size;
-use crate::sql::Distribute;
+use crate::sql::{Backpressure, Distribute};
 use crate::{AsOf, BoxName, Colony, Error, FrameRef, HiveName, Query, Result, Settings, WriteMode};
 
 /// A colony and the session of one `Apiary` object.
@@ -51,7 +51,7 @@ enum Size {
 impl PyColony {
     #[allow(clippy::too_many_arguments, reason = "the keywords of the Python class, each as it was given")]
     #[new]
-    #[pyo3(signature = (name, storage, bees, memory, storage_options, time_limit, join, distribute, cache, cache_limit))]
+    #[pyo3(signature = (name, storage, bees, memory, storage_options, time_limit, join, distribute, cache, cache_limit, housekeeping))]
     fn new(
         py: Python<'_>,
         name: String,
@@ -64,10 +64,11 @@ impl PyColony {
         distribute: &str,
         cache: Option<PathBuf>,
         cache_limit: Option<Size>,
+        housekeeping: bool,
     ) -> PyResult<Self> {
         let distribute = distribute.parse::<Distribute>().or_raise(py)?;
         let settings = storage.map_or_else(Settings::default, Settings::new).with_name(name);
-        let mut settings = settings.with_join(join).with_distribute(distribute);
+        let mut settings = settings.with_join(join).with_distribute(distribute).with_housekeeping(housekeeping);
         settings.bees = bees;
         settings.memory = memory.map(Size::bytes).transpose().or_raise(py)?;
         settings.storage_options = storage_options;
@@ -210,14 +211,17 @@ impl PyColony {
         frame: &str,
         data: &Bound<'py, PyAny>,
         overwrite: bool,
+        backpressure: &str,
     ) -> PyResult<Bound<'py, PyAny>> {
+        let backpressure = backpressure.parse::<Backpressure>().or_raise(py)?;
         let frame = self.frame_named(frame).or_raise(py)?;
         let mode = if overwrite { WriteMode::Overwrite } else { WriteMode::Append };
         let stop = CancellationToken::new();
         let data = input::stream_of(input::reader_of(data)?, stop.clone(), Arc::clone(self.link.readers()));
         // However this call ends, nothing it started may go on to commit.
         let _stop = stop.drop_guard();
-        let written = self.run(py, |colony| async move { colony.write(&frame, data, mode).await })?;
+        let written =
+            self.run(py, |colony| async move { colony.write_with(&frame, data, mode, backpressure).await })?;
         to_dict(py, &written)
     }
 

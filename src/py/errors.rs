@@ -13,8 +13,9 @@ pub(super) fn raise(py: Python<'_>, error: &Error) -> PyErr {
 }
 
 fn exception<'py>(py: Python<'py>, error: &Error) -> PyResult<Bound<'py, PyAny>> {
+    let retry_after = error.retry_after().map(|time| time.as_secs_f64());
     py.import(intern!(py, "apiary.errors"))?
-        .call_method1(intern!(py, "from_kind"), (error.kind().as_str(), error.message()))
+        .call_method1(intern!(py, "from_kind"), (error.kind().as_str(), error.message(), retry_after))
 }
 
 /// Turns results of the crate into results of PyO3.

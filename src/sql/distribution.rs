@@ -29,8 +29,9 @@ use datafusion_distributed::{
 };
 use url::Url;
 
+use super::codec::StepCodec;
 use super::planner::Spread;
-use super::shared_scan::{ShareScans, SharedScanCodec, SharedScans};
+use super::shared_scan::{ShareScans, SharedScans};
 use crate::storage::leafcutter::{MAX_TASKS_PER_BEE, tasks};
 use crate::storage::swarm::names::NodeId;
 use crate::{Error, Result};
@@ -140,7 +141,7 @@ pub(crate) fn distributed(
     let builder = builder
         .with_distributed_planner()
         .with_distributed_channel_resolver(Arc::clone(&split.channels))
-        .with_distributed_user_codec(SharedScanCodec)
+        .with_distributed_user_codec(StepCodec)
         .with_distributed_file_scan_config_bytes_per_partition(split.partition_bytes.max(1) as usize)?;
     let colony = |builder: SessionStateBuilder| {
         Ok::<_, Error>(builder.with_distributed_worker_resolver(Workers(colony_urls(split.bees)?)))

@@ -4,6 +4,9 @@ use datafusion::common::DataFusionError;
 
 use crate::{Error, ErrorKind};
 
+/// What datafusion-distributed says of a join that begins its input anew, because its other one did not fit.
+const BEGUN_ANEW: &str = "WorkerConnections stream for partition";
+
 impl From<DataFusionError> for Error {
     fn from(error: DataFusionError) -> Self {
         classify(&error).unwrap_or_else(|| Error::internal(error.strip_backtrace()).with_source(error))
@@ -38,6 +41,10 @@ fn classify(error: &DataFusionError) -> Option<Error> {
         | DataFusionError::SchemaError(..)
         | DataFusionError::Execution(_) => simple(ErrorKind::InvalidInput),
         DataFusionError::NotImplemented(_) => simple(ErrorKind::Unsupported),
+        DataFusionError::Internal(text) if text.contains(BEGUN_ANEW) => Some(Error::new(
+            ErrorKind::MemoryExceeded,
+            "a join did not fit into memory, and its input cannot be read again on several bees",
+        )),
         _ => None,
     }
 }

@@ -13,17 +13,25 @@
 //! | `files` | a file or a glob of files as a table |
 //! | `distribution` | how a plan is split over bees |
 //! | `shared_scan` | a scan that the bees of one colony share out while it runs |
+//! | `limits` | how large a statement may be |
+//! | `bounded` | functions that must not grow without end |
+//! | `codec` | how our own steps of a plan travel |
+//! | `pieces` | a join's input in small pieces |
 //! | `stop_points` | where a plan lets go of its thread |
 //! | `world` | what `system.nodes` and its like show |
 //! | `answer` | small result tables of DDL, SHOW and DESCRIBE |
 
 mod answer;
+pub mod bounded;
 mod catalog;
 pub mod cell_reader;
+pub mod codec;
 pub mod distribution;
 mod error;
 mod files;
 mod frame_table;
+mod limits;
+mod pieces;
 mod planner;
 mod pruning;
 pub(crate) mod row_change;
@@ -39,6 +47,6 @@ pub use distribution::Split;
 pub use frame_table::{ScanNote, ScanNotes};
 pub use planner::{Ask, Params, PhysicalQuery, Planned, Planner, Spread};
 pub use row_change::RowChange;
-pub use session::{Distribute, SqlSession};
+pub use session::{Backpressure, Distribute, SqlSession};
 pub use statement::check_expression;
 pub use world::World;

@@ -30,6 +30,7 @@ use super::answer;
 use super::catalog::{Target, catalogs, frame_behind, frame_of, frame_table};
 use super::distribution::{Split, SwarmBees, apply_options, distributed, file_scan, session_config};
 use super::frame_table::ScanNotes;
+use super::limits::{check_statement, survey};
 use super::row_change::RowChange;
 use super::session::SqlSession;
 use super::shared_scan::SharedScans;
@@ -38,9 +39,15 @@ use super::stop_points::StopPoints;
 use super::world::World;
 use crate::storage::leafcutter::ROW_GROUP_ROWS;
 use crate::storage::ledger::ROOT_URL;
+use crate::storage::log_cleanup::LOG_RETENTION;
 use crate::storage::vacuum::RETENTION;
 use crate::storage::{AsOf, BoxName, FrameRef, FrameState, HiveName, Meadow, WriteMode};
 use crate::{Error, Result};
+
+/// Encoded bytes of cells that a short query reads at most: some milliseconds of a small core.
+const SHORT_BYTES: u64 = 1 << 20;
+/// What a byte counts below a join.
+const SHORT_JOIN: u64 = 100;
 
 /// Values for `$1` or `$name` in a query.
 #[derive(Debug, Clone, Default)]
@@ -136,6 +143,12 @@ impl PhysicalQuery {
         Forecast { cells, exchange }
     }
 
+    /// Whether it is so small that a thread which must not be held for long may run it: it is not split, reads hardly
+    /// anything, and makes no more rows than it reads.
+    pub fn is_short(&self) -> bool {
+        !self.swarm && self.tasks() == 1 && short_bytes(&self.plan).is_some_and(|bytes| bytes <= SHORT_BYTES)
+    }
+
     /// Tasks of all its stages, and 1 for the part that the leading bee runs.
     pub fn tasks(&self) -> usize {
         fn below(plan: &Arc<dyn ExecutionPlan>) -> usize {
@@ -205,6 +218,20 @@ pub enum Planned {
 }
 
 impl Planned {
+    /// Whether it is done in a moment, or is already.
+    pub fn is_short(&self) -> bool {
+        match self {
+            Self::Answer(_) => true,
+            Self::Rows(query) => query.is_short(),
+            Self::Change { .. } | Self::Optimize { .. } | Self::Insert { .. } | Self::CreateAs { .. } => false,
+        }
+    }
+
+    /// Whether it is to change a frame.
+    pub fn writes(&self) -> bool {
+        !matches!(self, Self::Answer(_) | Self::Rows(_))
+    }
+
     /// What is to be computed.
     pub fn query(&self) -> Option<&PhysicalQuery> {
         match self {
@@ -352,6 +379,7 @@ impl Planner {
         target: Option<&Target>,
     ) -> Result<(Draft, LogicalPlan)> {
         let (mut state, notes) = (self.state(ask)?, Arc::new(ScanNotes::default()));
+        check_statement(&statement)?;
         let mut references = state.resolve_table_references(&statement)?;
         if let Some(target) = created_name(&statement) {
             references.retain(|r| r.to_string() != target);
@@ -371,8 +399,13 @@ impl Planner {
             }
         };
         let swarm = matches!(ask.spread, Spread::Swarm(_));
-        // A recursive term runs again and again; tasks run once.
-        let state = if is_recursive(&plan)? { begun(self.undivided(ask)?.build(), ask.now) } else { state };
+        let found = survey(&plan)?;
+        // A recursive term runs again and again, and so does one input of such a join when the other does not fit; tasks
+        // run once.
+        let state = match found.recursive || ask.lean && found.join_without_keys {
+            true => begun(self.undivided(ask)?.build(), ask.now),
+            false => state,
+        };
         Ok((Draft { state, notes, swarm }, plan))
     }
 
@@ -415,10 +448,17 @@ impl Planner {
             Statement::Describe { name } => {
                 answer::described(&self.meadow.describe(&frame_name(&name, session)?).await?)
             }
+            Statement::Housekeeping { name, on } => {
+                let frame = frame_name(&name, session)?;
+                self.meadow.set_housekeeping(&frame, on).await?;
+                answer::done(format!("housekeeping of {frame} is {}", if on { "on" } else { "off" }))
+            }
             Statement::Vacuum { name, retain, force, dry_run } => {
                 let frame = frame_name(&name, session)?;
                 let retain = retention(retain, dry_run || force)?;
-                answer::vacuumed(&self.meadow.vacuum(&frame, retain, dry_run).await?, !dry_run)
+                let mut leftovers = self.meadow.vacuum(&frame, retain, dry_run).await?;
+                leftovers.extend(self.meadow.clean_log(&frame, LOG_RETENTION.max(retain), dry_run).await?);
+                answer::vacuumed(&leftovers, !dry_run)
             }
             Statement::CreateFrame { .. } | Statement::Optimize { .. } | Statement::Other(_) => {
                 Err(Error::internal("a query was carried out as DDL"))
@@ -553,6 +593,23 @@ fn file_bytes(plan: &Arc<dyn ExecutionPlan>) -> u64 {
     files.map(|file| file.effective_size()).sum()
 }
 
+/// Bytes that `plan` reads, if it makes no more rows than these hold. Joins can, even of few rows: they are only taken to
+/// be short over a hundredth of that.
+fn short_bytes(plan: &Arc<dyn ExecutionPlan>) -> Option<u64> {
+    let children = plan.children();
+    let below = children.iter().map(|child| short_bytes(child)).sum::<Option<u64>>()?;
+    let is_leaf = children.is_empty();
+    match plan.name() {
+        "DataSourceExec" if file_scan(plan).is_some() => Some(file_bytes(plan)),
+        // Rows in memory: of `system`, `information_schema`, VALUES.
+        "DataSourceExec" | "EmptyExec" | "PlaceholderRowExec" => Some(0),
+        "HashJoinExec" | "SortMergeJoinExec" => Some(below * SHORT_JOIN),
+        "NestedLoopJoinExec" | "CrossJoinExec" | "UnnestExec" | "RecursiveQueryExec" => None,
+        _ if is_leaf => None,
+        _ => Some(below),
+    }
+}
+
 fn cell_requests(plan: &Arc<dyn ExecutionPlan>) -> u64 {
     let files = file_scan(plan).into_iter().flat_map(|scan| &scan.file_groups).flat_map(|group| group.files());
     let rows = |file: &PartitionedFile| file.statistics.as_ref().and_then(|s| s.num_rows.get_value().copied());
@@ -597,15 +654,6 @@ fn refuse_unkept(create: &CreateMemoryTable) -> Result<()> {
         return Err(Error::unsupported("keys and defaults are not kept by this version: leave them out"));
     }
     Ok(())
-}
-
-fn is_recursive(plan: &LogicalPlan) -> Result<bool> {
-    let mut found = false;
-    plan.apply_with_subqueries(|node| {
-        found |= matches!(node, LogicalPlan::RecursiveQuery(_));
-        Ok(if found { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
-    })?;
-    Ok(found)
 }
 
 /// Whether it gives the same rows again.

@@ -38,6 +38,32 @@ impl FromStr for Distribute {
     }
 }
 
+/// What becomes of a write while the node is hot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Backpressure {
+    /// It waits until the node is cooler, at most 30 s.
+    #[default]
+    Block,
+    /// It is refused.
+    Error,
+    /// It goes on.
+    Ignore,
+}
+
+impl FromStr for Backpressure {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text.to_ascii_lowercase().as_str() {
+            "block" => Ok(Self::Block),
+            "error" => Ok(Self::Error),
+            "ignore" => Ok(Self::Ignore),
+            _ => Err(Error::invalid(format!("backpressure cannot be {text:?}: use block, error or ignore"))),
+        }
+    }
+}
+
 /// The state that `USE` and `SET` change. Shared by the statements of one session, in the order they run.
 #[derive(Debug)]
 pub struct SqlSession {
@@ -50,6 +76,7 @@ struct State {
     box_: BoxName,
     options: BTreeMap<String, String>,
     distribute: Option<Distribute>,
+    backpressure: Option<Backpressure>,
     limits: Limits,
 }
 
@@ -64,6 +91,7 @@ impl SqlSession {
             box_: BoxName::new("default")?,
             options: BTreeMap::new(),
             distribute: None,
+            backpressure: None,
             limits: Limits::default(),
         };
         Ok(Self { state: Mutex::new(state) })
@@ -110,6 +138,11 @@ impl SqlSession {
         self.with(|s| s.distribute)
     }
 
+    /// What `SET backpressure` said.
+    pub fn backpressure(&self) -> Option<Backpressure> {
+        self.with(|s| s.backpressure)
+    }
+
     /// What `SET max_requests` and `SET max_bytes` said.
     pub fn limits(&self) -> Limits {
         self.with(|s| s.limits)
@@ -124,6 +157,10 @@ impl SqlSession {
             "distribute" => {
                 let distribute = value.parse()?;
                 self.with(|s| s.distribute = Some(distribute));
+            }
+            "backpressure" => {
+                let backpressure = value.parse()?;
+                self.with(|s| s.backpressure = Some(backpressure));
             }
             "max_requests" => {
                 let limit = limit(key, value, |v| v.parse().ok())?;

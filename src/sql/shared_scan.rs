@@ -25,7 +25,6 @@ use datafusion::physical_plan::{
 use datafusion_distributed::{
     DistributedLeafExec, ScaleUpLeafNodeEvent, ScaleUpLeafNodeEventResponse, ScaleUpLeafNodeHandler,
 };
-use datafusion_proto::physical_plan::{PhysicalExtensionCodec, PhysicalProtoConverterExtension};
 
 use super::distribution::file_scan;
 use crate::storage::leafcutter::ROW_GROUP_ROWS;
@@ -140,6 +139,15 @@ pub(crate) struct SharedScanExec {
 }
 
 impl SharedScanExec {
+    /// The part that number `number` has in a task's plan, read by `scan`.
+    pub(crate) fn arrived(number: u64, scan: Arc<dyn ExecutionPlan>) -> Self {
+        Self { number, scan, arrived: true, begun: Arc::default() }
+    }
+
+    pub(crate) fn number(&self) -> u64 {
+        self.number
+    }
+
     pub(crate) fn scan(&self) -> &Arc<dyn ExecutionPlan> {
         &self.scan
     }
@@ -219,42 +227,6 @@ impl ExecutionPlan for SharedScanExec {
             [scan] => Ok(Arc::clone(scan)),
             _ => self.scan.statistics_from_inputs(&[], args),
         }
-    }
-}
-
-/// A shared scan travels as its number; the scan below it travels as any other.
-#[derive(Debug)]
-pub struct SharedScanCodec;
-
-impl PhysicalExtensionCodec for SharedScanCodec {
-    fn try_decode(
-        &self,
-        bytes: &[u8],
-        inputs: &[Arc<dyn ExecutionPlan>],
-        _: &TaskContext,
-        _: &dyn PhysicalProtoConverterExtension,
-    ) -> Result<Arc<dyn ExecutionPlan>, DataFusionError> {
-        let number = <[u8; 8]>::try_from(bytes).map(u64::from_le_bytes);
-        match (number, inputs) {
-            (Ok(number), [scan]) => {
-                let (scan, begun) = (Arc::clone(scan), Arc::default());
-                Ok(Arc::new(SharedScanExec { number, scan, arrived: true, begun }))
-            }
-            _ => Err(Error::corrupt("a task's plan has a step that this version does not know").into()),
-        }
-    }
-
-    fn try_encode(
-        &self,
-        node: Arc<dyn ExecutionPlan>,
-        bytes: &mut Vec<u8>,
-        _: &dyn PhysicalProtoConverterExtension,
-    ) -> Result<(), DataFusionError> {
-        let shared = node
-            .downcast_ref::<SharedScanExec>()
-            .ok_or_else(|| Error::unsupported(format!("{} cannot be sent to another bee: use one bee", node.name())))?;
-        bytes.extend(shared.number.to_le_bytes());
-        Ok(())
     }
 }
 

@@ -16,19 +16,56 @@ use crate::{Error, Result};
 
 /// Depth of nested expressions that the parser takes: deeper ones could exhaust a thread's stack.
 const RECURSION_LIMIT: usize = 64;
+/// Operators of one kind in a row that are taken, as many as DuckDB takes.
+const MAX_CHAIN: usize = 1000;
 
 /// What a user asked for.
 #[derive(Debug)]
 pub(crate) enum Statement {
-    CreateHive { name: Vec<String>, if_not_exists: bool },
-    CreateBox { name: Vec<String>, if_not_exists: bool },
-    CreateFrame { statement: Box<DfStatement>, partition_by: Vec<String> },
-    Drop { kind: Kind, name: Vec<String>, if_exists: bool, cascade: bool },
-    Use { kind: Kind, name: Vec<String> },
-    Show { kind: Kind, within: Vec<String> },
-    Describe { name: Vec<String> },
-    Optimize { name: Vec<String>, cluster_by: Vec<String> },
-    Vacuum { name: Vec<String>, retain: Option<Duration>, force: bool, dry_run: bool },
+    CreateHive {
+        name: Vec<String>,
+        if_not_exists: bool,
+    },
+    CreateBox {
+        name: Vec<String>,
+        if_not_exists: bool,
+    },
+    CreateFrame {
+        statement: Box<DfStatement>,
+        partition_by: Vec<String>,
+    },
+    Drop {
+        kind: Kind,
+        name: Vec<String>,
+        if_exists: bool,
+        cascade: bool,
+    },
+    Use {
+        kind: Kind,
+        name: Vec<String>,
+    },
+    Show {
+        kind: Kind,
+        within: Vec<String>,
+    },
+    Describe {
+        name: Vec<String>,
+    },
+    Optimize {
+        name: Vec<String>,
+        cluster_by: Vec<String>,
+    },
+    /// Whether nodes keep the frame's house by themselves.
+    Housekeeping {
+        name: Vec<String>,
+        on: bool,
+    },
+    Vacuum {
+        name: Vec<String>,
+        retain: Option<Duration>,
+        force: bool,
+        dry_run: bool,
+    },
     Other(Box<DfStatement>),
 }
 
@@ -47,6 +84,7 @@ pub(crate) enum Kind {
 pub(crate) fn parse(sql: &str) -> Result<Statement> {
     let dialect = GenericDialect {};
     let tokens = Tokenizer::new(&dialect, sql).tokenize_with_location().map_err(|e| syntax(e.into()))?;
+    check_chains(&tokens)?;
     let mut parser = Parser::new(&dialect).with_tokens_with_locations(tokens.clone());
     let (first, second) = (word(&parser, 0), word(&parser, 1));
     match (first.as_str(), Kind::of(&second)) {
@@ -62,9 +100,48 @@ pub(crate) fn parse(sql: &str) -> Result<Statement> {
         },
         ("DESCRIBE" | "DESC", _) => describe(&mut parser).map_err(syntax),
         ("OPTIMIZE", kind) => optimize(&mut parser, kind).map_err(syntax),
+        ("ALTER", Some(Kind::Frame)) => alter(&mut parser, tokens),
         ("VACUUM", kind) => vacuum(&mut parser, kind).map_err(syntax),
         _ => other(tokens),
     }
+}
+
+/// Refuses chains like `a OR b OR …` so long that working on them, one call within the other, could exhaust a thread's
+/// stack: the parser's own limit does not count them as nested.
+fn check_chains(tokens: &[TokenWithSpan]) -> Result<()> {
+    const KINDS: usize = 6;
+    let kind = |token: &Token| match token {
+        Token::Plus | Token::Minus => Some(0),
+        Token::Mul | Token::Div | Token::Mod => Some(1),
+        Token::StringConcat => Some(2),
+        Token::Eq | Token::Neq | Token::Lt | Token::Gt | Token::LtEq | Token::GtEq | Token::DoubleColon => Some(3),
+        Token::Word(word) if word.quote_style.is_none() => match word.value.to_ascii_uppercase().as_str() {
+            "AND" => Some(4),
+            "OR" | "UNION" | "EXCEPT" | "INTERSECT" | "JOIN" => Some(5),
+            _ => None,
+        },
+        _ => None,
+    };
+    // One count for each kind of operator on each level of parentheses; a comma begins something new.
+    let mut levels = vec![[0usize; KINDS]];
+    for token in tokens {
+        match &token.token {
+            Token::LParen | Token::LBracket => levels.push([0; KINDS]),
+            Token::RParen | Token::RBracket if levels.len() > 1 => drop(levels.pop()),
+            Token::Comma => levels.iter_mut().rev().take(1).for_each(|level| *level = [0; KINDS]),
+            token => {
+                let (Some(kind), Some(level)) = (kind(token), levels.last_mut()) else { continue };
+                level[kind] += 1;
+                if level[kind] > MAX_CHAIN {
+                    return Err(Error::invalid(format!(
+                        "the SQL has more than {MAX_CHAIN} operators like {token} in a row: use IN (…), a join with a frame, or \
+                         several statements"
+                    )));
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The query of a text that was written here, not by a user.
@@ -189,6 +266,22 @@ fn vacuum(parser: &mut Parser<'_>, kind: Option<Kind>) -> Result<Statement, Pars
     let dry_run = take_words(parser, &["DRY", "RUN"]);
     end(parser)?;
     Ok(Statement::Vacuum { name, retain, force, dry_run })
+}
+
+fn alter(parser: &mut Parser<'_>, tokens: Vec<TokenWithSpan>) -> Result<Statement> {
+    skip(parser, 2);
+    let name = names(parser.parse_object_name(false).map_err(syntax)?);
+    if !take_words(parser, &["SET", "HOUSEKEEPING"]) {
+        return other(tokens);
+    }
+    let on = match word(parser, 0).as_str() {
+        "ON" => true,
+        "OFF" => false,
+        _ => return Err(Error::invalid("the SQL was not understood: SET HOUSEKEEPING wants ON or OFF")),
+    };
+    skip(parser, 1);
+    end(parser).map_err(syntax)?;
+    Ok(Statement::Housekeeping { name, on })
 }
 
 fn create_frame(mut tokens: Vec<TokenWithSpan>) -> Result<Statement> {
@@ -362,6 +455,20 @@ mod tests {
         for bad in ["", "a = 1) OR (true", "a = 1; DROP FRAME f", "a, b", "1 AS x", "'"] {
             assert!(check_expression(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn chains_have_an_end() {
+        let chain = |operator: &str, length: usize| format!("SELECT {}", vec!["1"; length + 1].join(operator));
+        for operator in ["+", " - ", " OR ", " and ", "||", "*", " = ", " UNION SELECT "] {
+            assert!(parse(&chain(operator, MAX_CHAIN)).is_ok(), "{operator}");
+            let error = parse(&chain(operator, MAX_CHAIN + 1)).unwrap_err();
+            assert!(error.message().contains("in a row"), "{operator}: {error}");
+        }
+        let list = vec!["1 + 1 - 1"; 5000].join(", ");
+        assert!(parse(&format!("SELECT {list} FROM (VALUES ({list}))")).is_ok());
+        let nested = vec!["(a = 1 AND b = 2)"; MAX_CHAIN].join(" OR ");
+        assert!(parse(&format!("SELECT * FROM f WHERE {nested}")).is_ok());
     }
 
     #[test]

@@ -10,10 +10,12 @@ use datafusion::common::DataFusionError;
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
-use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::coop::CooperativeExec;
 use datafusion::physical_plan::joins::{CrossJoinExec, HashJoinExec, NestedLoopJoinExec, SortMergeJoinExec};
 use datafusion::physical_plan::unnest::UnnestExec;
+use datafusion::physical_plan::{ChildrenPropertiesMode, ExecutionPlan, ReplaceChildrenOptions};
+
+use super::pieces::PiecesExec;
 
 /// The rule; see the module.
 #[derive(Debug)]
@@ -25,10 +27,6 @@ impl PhysicalOptimizerRule for StopPoints {
         plan: Arc<dyn ExecutionPlan>,
         _: &ConfigOptions,
     ) -> Result<Arc<dyn ExecutionPlan>, DataFusionError> {
-        let guard = |node: Arc<dyn ExecutionPlan>| match multiplies(&node) {
-            true => Ok(Transformed::yes(Arc::new(CooperativeExec::new(node)) as _)),
-            false => Ok(Transformed::no(node)),
-        };
         plan.transform_up(guard).data()
     }
 
@@ -39,6 +37,23 @@ impl PhysicalOptimizerRule for StopPoints {
     fn schema_check(&self) -> bool {
         true
     }
+}
+
+fn guard(node: Arc<dyn ExecutionPlan>) -> Result<Transformed<Arc<dyn ExecutionPlan>>, DataFusionError> {
+    if !multiplies(&node) {
+        return Ok(Transformed::no(node));
+    }
+    let node = if node.is::<NestedLoopJoinExec>() { in_pieces(node)? } else { node };
+    Ok(Transformed::yes(Arc::new(CooperativeExec::new(node))))
+}
+
+/// Between two batches that it gives, a nested loop join compares whole batches of its second input with all of its first.
+fn in_pieces(join: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>, DataFusionError> {
+    let mut inputs: Vec<_> = join.children().into_iter().cloned().collect();
+    if let Some(streamed) = inputs.pop() {
+        inputs.push(Arc::new(PiecesExec::new(streamed)));
+    }
+    join.replace_children(inputs, ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute))
 }
 
 fn multiplies(node: &Arc<dyn ExecutionPlan>) -> bool {

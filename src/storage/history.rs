@@ -96,11 +96,11 @@ impl Commit {
     }
 }
 
-fn folder(frame: &FrameRef) -> Path {
+pub(super) fn folder(frame: &FrameRef) -> Path {
     Path::from(frame.folder()).join("_delta_log")
 }
 
-fn commit_version(path: &Path) -> Option<u64> {
+pub(super) fn commit_version(path: &Path) -> Option<u64> {
     let digits = path.filename()?.strip_suffix(".json")?;
     (digits.len() == 20).then(|| digits.parse().ok()).flatten()
 }

@@ -55,6 +55,22 @@ pub fn cut(budget: u64, row_bytes: u64) -> Cut {
     }
 }
 
+/// Bytes below which a cell is as good as nothing: it is written anew with any other.
+const TINY_CELL: u64 = 64 << 10;
+
+/// How many of the smallest of these cells, whose `sizes` rise, are worth one new cell: each next one is no larger than all
+/// before it together, so that a row is written anew only when its cell at least doubles.
+pub fn worth_merging(sizes: impl Iterator<Item = u64>) -> usize {
+    let mut sum = 0;
+    sizes
+        .take_while(|size| {
+            let joins = *size <= sum.max(TINY_CELL);
+            sum += size;
+            joins
+        })
+        .count()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -75,6 +91,28 @@ mod tests {
         assert_eq!(tasks(4 << 30, 8, 1 << 30), 32);
         assert_eq!(tasks(4 << 30, 8, 256 << 20), 64);
         assert_eq!(tasks(4 << 40, 8, 256 << 20), 128);
+    }
+
+    #[test]
+    fn cells_are_merged_when_they_at_least_double() {
+        let merged = |sizes: &[u64]| worth_merging(sizes.iter().map(|kib| kib << 10));
+        assert_eq!(merged(&[1, 2, 3, 60]), 4);
+        assert_eq!(merged(&[1, 2, 3, 4000]), 3);
+        assert_eq!(merged(&[50, 60, 100, 200, 5000]), 4);
+        assert_eq!(merged(&[900, 900]), 0);
+        // A thousand appends of one row, merged by 32: how many times as many bytes are written as came in.
+        let (mut cells, mut written) = (Vec::<u64>::new(), 0);
+        for _ in 0..1000 {
+            cells.push(40 << 10);
+            cells.sort_unstable();
+            let chosen = worth_merging(cells.iter().copied());
+            if chosen >= 32 {
+                let merged: u64 = cells.drain(..chosen).sum();
+                written += merged;
+                cells.push(merged);
+            }
+        }
+        assert!(cells.len() < 50 && written < 3 * 1000 * (40 << 10), "{} cells, {written} bytes", cells.len());
     }
 
     #[test]

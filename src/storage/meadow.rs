@@ -255,6 +255,28 @@ impl Meadow {
         })
     }
 
+    /// Says whether nodes keep a frame's house by themselves.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] without the frame.
+    pub async fn set_housekeeping(&self, frame: &FrameRef, on: bool) -> Result<()> {
+        self.require_writable()?;
+        self.registry.frame(frame).await?;
+        match on {
+            true => self.backend.delete(&off_mark(frame)).await,
+            false => self.backend.put(&off_mark(frame), Bytes::new()).await,
+        }
+    }
+
+    /// Whether nodes keep a frame's house by themselves.
+    pub async fn keeps_house(&self, frame: &FrameRef) -> Result<bool> {
+        match self.backend.get(&off_mark(frame)).await {
+            Ok(_) => Ok(false),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
+
     async fn heal(&self, frame: &FrameRef, record: &FrameRecord) -> Result<()> {
         let kernel: StructType = serde_json::from_str(&record.schema)
             .map_err(|e| Error::corrupt(format!("the registry record of {frame}: {e}")))?;
@@ -282,10 +304,20 @@ impl Meadow {
     async fn remove(&self, frame: &FrameRef, record: &FrameRecord) -> Result<()> {
         self.registry.mark_dropping(frame, record).await?;
         self.backend.delete_below(&Path::from(frame.folder())).await?;
+        self.backend.delete_below(&housekeeping(frame)).await?;
         self.registry.remove_frame(frame).await?;
         self.ledger.forget(frame);
         Ok(())
     }
+}
+
+/// Where nodes agree on who keeps a frame's house.
+pub(crate) fn housekeeping(frame: &FrameRef) -> Path {
+    Path::from("_housekeeping").join(frame.hive.as_str()).join(frame.box_.as_str()).join(frame.frame.as_str())
+}
+
+fn off_mark(frame: &FrameRef) -> Path {
+    housekeeping(frame).join("off")
 }
 
 async fn read_or_make_record(backend: &dyn StorageBackend) -> Result<MeadowRecord> {

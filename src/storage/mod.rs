@@ -13,7 +13,8 @@
 //! | `leafcutter` | how large cells and row groups are cut |
 //! | `cells`, `cell_stats` | Parquet files being written, and what the ledger says of them |
 //! | `ledger`, `change`, `history` | a frame's Delta log: snapshots, commits and what conflicts, the past |
-//! | `vacuum` | cells that no version needs |
+//! | `vacuum`, `log_cleanup` | cells and log entries that no version needs |
+//! | `claim` | jobs that one node at a time does |
 //! | `swarm` | what nodes tell each other through the meadow |
 
 pub mod backend;
@@ -21,6 +22,7 @@ pub mod cached;
 mod cell_stats;
 pub mod cells;
 pub mod change;
+pub mod claim;
 mod cloud;
 mod error;
 pub mod faulty;
@@ -28,6 +30,7 @@ mod history;
 pub mod leafcutter;
 pub mod ledger;
 mod local;
+pub mod log_cleanup;
 mod meadow;
 pub mod metered;
 mod names;
@@ -43,4 +46,5 @@ pub use cloud::S3Backend;
 pub use history::HistoryEntry;
 pub use ledger::{AsOf, FrameInfo, FrameState, Ledger, WriteMode, WriteResult};
 pub use meadow::Meadow;
+pub(crate) use meadow::housekeeping;
 pub use names::{BoxName, FrameName, FrameRef, HiveName, MAX_NAME};

@@ -9,6 +9,7 @@ use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt, PutPayload};
 
 use super::history::{self, Commit};
 use super::ledger::{AsOf, cell_path, frame_root};
+use super::log_cleanup::remove;
 use super::meadow::Meadow;
 use super::names::FrameRef;
 use crate::Result;
@@ -51,10 +52,7 @@ impl Meadow {
             .map(|object| Leftover { path: object.location, bytes: object.size })
             .collect();
         if !dry_run {
-            let paths: Vec<_> = leftovers.iter().map(|leftover| Ok(leftover.path.clone())).collect();
-            let removed = store.delete_stream(futures::stream::iter(paths).boxed());
-            let gone = |error: &object_store::Error| matches!(error, object_store::Error::NotFound { .. });
-            removed.filter(|r| std::future::ready(!r.as_ref().is_err_and(gone))).try_collect::<Vec<_>>().await?;
+            remove(store.as_ref(), &leftovers).await?;
         }
         Ok(leftovers)
     }
@@ -80,7 +78,7 @@ impl Meadow {
     }
 
     /// What the store's clock shows: this node's own may be years off.
-    async fn store_time(&self, frame: &FrameRef) -> Result<chrono::DateTime<chrono::Utc>> {
+    pub(crate) async fn store_time(&self, frame: &FrameRef) -> Result<chrono::DateTime<chrono::Utc>> {
         let store = self.backend().store();
         let mark = Path::from(frame.folder()).join(format!("_vacuum-{}", uuid::Uuid::new_v4().simple()));
         store.put(&mark, PutPayload::new()).await?;

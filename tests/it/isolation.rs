@@ -23,6 +23,8 @@ const GREEDY: &str = "SELECT array_agg(a.x + b.x) FROM big a, big b";
 /// Panics at its first batch.
 const BURSTING: &str = "SELECT sum(burst(x)) FROM big";
 const MODEST: &str = "SELECT count(*), sum(x) FROM big";
+/// Must wait for its turn; gives the number of rows.
+const LONG: &str = "SELECT count(*) FROM big a JOIN big b ON a.x = b.x";
 /// Rows of `big`.
 const ROWS: i64 = 100_000;
 /// What a stop may take.
@@ -164,11 +166,11 @@ fn a_full_queue_is_answered_busy() {
     drop(filled);
     std::thread::scope(|scope| {
         let running = colony.block_on(colony.sql(ENDLESS)).unwrap();
-        let waiting = scope.spawn(|| ask(&colony, MODEST));
+        let waiting = scope.spawn(|| ask(&colony, LONG));
         until("one query waits", || status(&colony).queries_waiting == 1);
         assert_eq!(refusal(ask(&colony, MODEST)), ErrorKind::Busy);
         drop(running);
-        assert_is_right(&waiting.join().unwrap().unwrap());
+        assert_eq!(integers(&waiting.join().unwrap().unwrap(), 0), [ROWS]);
     });
 }
 
@@ -179,7 +181,7 @@ fn waiting_counts_towards_the_time_limit() {
     let colony = start(Settings { max_queries: Some(1), ..settings(&folder) });
     drop(filled);
     let _running = colony.block_on(colony.sql(ENDLESS)).unwrap();
-    let limited = ask_within(&colony, MODEST, Duration::from_millis(50));
+    let limited = ask_within(&colony, LONG, Duration::from_millis(50));
     assert_eq!(refusal(limited), ErrorKind::TimedOut);
 }
 

@@ -8,6 +8,8 @@
 //! | `frames` | versions, checkpoints, schema rules, names, hostile ledgers |
 //! | `commits` | many writers, lost acknowledgements, conflicts |
 //! | `changes` | DELETE, UPDATE, MERGE, OPTIMIZE, VACUUM against a plain list of rows |
+//! | `housekeeping` | cells merged by themselves, log entries that go |
+//! | `regulation` | what a hot node does: who waits, who is held back, who passes |
 //! | `isolation` | what one query does to the others: nothing |
 //! | `splits` | a split plan answers as plain DataFusion does |
 //! | `tpch` | its tables, queries and answers |
@@ -28,9 +30,11 @@ mod conformance;
 mod crash;
 mod embed;
 mod frames;
+mod housekeeping;
 mod isolation;
 mod layering;
 mod ministack;
+mod regulation;
 mod server;
 mod simulation;
 mod splits;

@@ -32,9 +32,9 @@ pub(crate) fn settings(folder: &TempDir) -> Settings {
     small(Settings::new(folder.path().to_string_lossy()))
 }
 
-/// `settings` with two bees of 128 MB each.
+/// `settings` with two bees of 128 MB each, which commit nothing by themselves.
 pub(crate) fn small(settings: Settings) -> Settings {
-    settings.with_bees(2).with_memory(256 << 20)
+    settings.with_bees(2).with_memory(256 << 20).with_housekeeping(false)
 }
 
 /// A colony that is shut down when it is dropped, and that fails a test which leaves work on its bees.

@@ -146,6 +146,9 @@ pub(crate) struct RunArgs {
     /// Name of this node [default: host name]
     #[arg(long)]
     name: Option<String>,
+    /// Leave small cells and what no version needs as they are
+    #[arg(long)]
+    no_housekeeping: bool,
 }
 
 #[derive(Args)]
@@ -246,9 +249,11 @@ impl Cli {
             settings = settings.with_cache(folder);
         }
         settings.cache_limit = self.node.cache_limit.unwrap_or(settings.cache_limit);
+        // What ends with its one answer keeps no house.
+        settings = settings.with_housekeeping(false);
         match &self.command {
-            Command::Run(RunArgs { name }) => {
-                settings = settings.with_join(true);
+            Command::Run(RunArgs { name, no_housekeeping }) => {
+                settings = settings.with_join(true).with_housekeeping(!no_housekeeping);
                 if let Some(name) = name {
                     settings = settings.with_name(name);
                 }

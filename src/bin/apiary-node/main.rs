@@ -19,6 +19,10 @@ mod swarm;
 mod table;
 mod tpch;
 
+#[cfg(not(feature = "python"))]
+#[global_allocator]
+static ALLOCATOR: apiary::memory::Counting = apiary::memory::Counting;
+
 fn main() -> std::process::ExitCode {
     app::run().into()
 }

@@ -50,6 +50,8 @@ class Apiary:
         cache: folder on this machine that keeps what was read of cells in a bucket: the next scan reads it from there.
             One process at a time uses a folder.
         cache_limit: most bytes in that folder, or text like ``"20GB"``; 4 GB without it.
+        housekeeping: whether this process merges the small cells of frames that it wrote to, while it has little else to
+            do. ``ALTER FRAME name SET HOUSEKEEPING OFF`` leaves a frame alone.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class Apiary:
         distribute: Distribute = "auto",
         cache: str | os.PathLike[str] | None = None,
         cache_limit: str | int | None = None,
+        housekeeping: bool = True,
     ) -> None:
         convert.positive("bees", bees)
         convert.positive("memory", memory)
@@ -81,6 +84,7 @@ class Apiary:
             distribute,
             None if cache is None else os.fspath(cache),
             cache_limit,
+            housekeeping,
         )
         _open.add(self)
 

@@ -84,6 +84,8 @@ class BusyError(ApiaryError):
     """The colony has no room for more work now: try again later."""
 
     kind = "busy"
+    #: Seconds after which to try again, where that is known.
+    retry_after: float | None = None
 
 
 class ClosedError(ApiaryError):
@@ -133,8 +135,10 @@ _BY_KIND: dict[str, type[ApiaryError]] = {
 }
 
 
-def from_kind(kind: str, message: str) -> ApiaryError:
+def from_kind(kind: str, message: str, retry_after: float | None = None) -> ApiaryError:
     """The exception of ``kind``; called by the native module."""
     error = _BY_KIND.get(kind, ApiaryError)(message)
     error.kind = kind
+    if isinstance(error, BusyError):
+        error.retry_after = retry_after
     return error

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from .apiary import Apiary
-    from .types import Data, Params, Schema, Timestamp
+    from .types import Backpressure, Data, Params, Schema, Timestamp
 
 
 class Frame:
@@ -61,19 +61,22 @@ class Frame:
         """Whether there is such a frame."""
         return self._name in self._apiary.frames()
 
-    def write(self, data: Data) -> WriteResult:
+    def write(self, data: Data, *, backpressure: Backpressure = "block") -> WriteResult:
         """Appends ``data`` in one commit: all of it or, when anything fails, nothing.
 
         ``data`` is a table of pyarrow, polars, pandas or DuckDB, a :class:`Result`, anything with
         ``__arrow_c_stream__``, an iterator of record batches, a dict of lists, or a list of dicts. Columns are matched
         by name; a nullable column may be missing, an unknown one is refused.
-        """
-        return self._write(data, overwrite=False)
 
-    def overwrite(self, data: Data) -> WriteResult:
-        """Puts ``data`` in the place of all rows, in one commit; older versions stay readable. ``data`` as in
-        :meth:`write`."""
-        return self._write(data, overwrite=True)
+        While the node is hot (see :meth:`Apiary.status`), ``backpressure`` decides: ``"block"`` waits until it is cooler,
+        at most 30 seconds, ``"error"`` raises :class:`BusyError` at once, ``"ignore"`` writes all the same.
+        """
+        return self._write(data, overwrite=False, backpressure=backpressure)
+
+    def overwrite(self, data: Data, *, backpressure: Backpressure = "block") -> WriteResult:
+        """Puts ``data`` in the place of all rows, in one commit; older versions stay readable. ``data`` and
+        ``backpressure`` as in :meth:`write`."""
+        return self._write(data, overwrite=True, backpressure=backpressure)
 
     def delete(self, where: str | None = None, params: Params | None = None) -> ChangeResult:
         """Deletes the rows for which the SQL expression ``where`` is true, or all; ``params`` as in :meth:`Apiary.sql`.
@@ -159,16 +162,18 @@ class Frame:
     def _quoted(self) -> str:
         return ".".join(map(convert.quoted, self._name.split(".")))
 
-    def _write(self, data: Data, *, overwrite: bool) -> WriteResult:
+    def _write(self, data: Data, *, overwrite: bool, backpressure: Backpressure) -> WriteResult:
         try:
             source = input_of(data, lambda: self._apiary._native.describe(self._name)["schema"])
-            return WriteResult(**self._send(data, source, overwrite=overwrite))
+            return WriteResult(**self._send(data, source, overwrite=overwrite, backpressure=backpressure))
         except NotFoundError as error:
             raise self._missing(error) from error
 
-    def _send(self, data: Data, source: Input, *, overwrite: bool) -> dict[str, Any]:
+    def _send(
+        self, data: Data, source: Input, *, overwrite: bool, backpressure: Backpressure
+    ) -> dict[str, Any]:
         try:
-            return self._apiary._native.write(self._name, source.stream, overwrite)
+            return self._apiary._native.write(self._name, source.stream, overwrite, backpressure)
         except KeyboardInterrupt:
             if isinstance(data, Result):
                 # Nobody will read the rest: the query that computes it must not run on.

@@ -46,5 +46,8 @@ Seconds: TypeAlias = float | timedelta
 Distribute: TypeAlias = Literal["auto", "always", "never"]
 """Whether a query may use other nodes."""
 
+Backpressure: TypeAlias = Literal["block", "error", "ignore"]
+"""What becomes of a write while the node is hot."""
+
 Storage: TypeAlias = Union[str, "PathLike[str]"]
 """URL or path of a meadow."""

@@ -1,0 +1,107 @@
+//! The guard over the process's memory: what the allocator gave out must stay within the node's budget and a fixed
+//! overhead, also where operators do not tell what they take.
+//!
+//! While queries run, it looks a hundred times a second; a query is abandoned when the process holds too much.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use super::colony::Core;
+use super::query::QueryRecord;
+use crate::memory::{held, trim};
+use crate::size::format_size;
+use crate::{Error, ErrorKind};
+
+/// Bytes over the budget that the process may hold: plans, footers, buffers on their way, and what was there before.
+pub(crate) const OVERHEAD: u64 = 100 << 20;
+/// Between two looks.
+const LOOK: Duration = Duration::from_millis(10);
+/// Time in which an abandoned query is expected to let go of what it holds.
+const LETTING_GO: Duration = Duration::from_millis(500);
+/// Bytes that were given back since memory was trimmed, for another time to be worth it.
+const WORTH_TRIMMING: u64 = 64 << 20;
+/// Younger queries are not suspected: what they took is next to nothing.
+const SUSPECT: Duration = Duration::from_millis(20);
+
+/// Budgets of all colonies of the process: what they hold cannot be told apart.
+static BUDGETS: AtomicU64 = AtomicU64::new(0);
+
+/// A colony's budget, which counts while this lives.
+#[derive(Debug)]
+pub(crate) struct Budget(u64);
+
+impl Budget {
+    pub(crate) fn of(bytes: u64) -> Self {
+        BUDGETS.fetch_add(bytes, Ordering::Relaxed);
+        Self(bytes)
+    }
+}
+
+impl Drop for Budget {
+    fn drop(&mut self) {
+        BUDGETS.fetch_sub(self.0, Ordering::Relaxed);
+    }
+}
+
+/// Looks after the memory of the colony behind `core` until it stops.
+pub(crate) async fn guard(core: Weak<Core>) {
+    // Without a count there is nothing to go by.
+    if held().is_none() {
+        return;
+    }
+    let Some((queries, token)) = core.upgrade().map(|core| (Arc::clone(&core.queries), core.token.clone())) else {
+        return;
+    };
+    let mut abandoned: Option<Instant> = None;
+    let mut most = 0;
+    while !token.is_cancelled() {
+        if queries.is_empty() {
+            tokio::select! {
+                () = queries.begun() => {}
+                () = token.cancelled() => return,
+            }
+        }
+        tokio::time::sleep(LOOK).await;
+        let Some(core) = core.upgrade() else { return };
+        let limit = BUDGETS.load(Ordering::Relaxed) + OVERHEAD;
+        let held = held().unwrap_or(0);
+        most = held.max(most);
+        if most - held > WORTH_TRIMMING {
+            most = held;
+            // It takes the allocator's locks for milliseconds.
+            core.io().spawn_blocking(trim);
+        }
+        if held > limit
+            && abandoned.is_none_or(|at| at.elapsed() > LETTING_GO)
+            && let Some(query) = heaviest(&core)
+        {
+            tracing::warn!(query = %query.id, held, limit, "the process holds too much memory: a query is abandoned");
+            query.abandon(too_much(held, limit));
+            abandoned = Some(Instant::now());
+        }
+    }
+}
+
+/// The query that most likely holds it: the one whose operators say that they hold most, when that explains anything; else
+/// the one that began last, because before it there was room.
+fn heaviest(core: &Core) -> Option<Arc<QueryRecord>> {
+    let mut running = core.queries.running();
+    running.retain(|query| query.age() > SUSPECT && query.stop_reason().is_none());
+    let told: u64 = running.iter().map(|query| query.holds()).sum();
+    let most = running.iter().max_by_key(|query| query.holds()).cloned();
+    if told > core.settings.node_memory() / 2 { most } else { running.pop() }
+}
+
+fn too_much(held: u64, limit: u64) -> Error {
+    Error::new(
+        ErrorKind::MemoryExceeded,
+        format!(
+            "the process held {} where {} are the most (its budget and {} over it), and this query was the likeliest cause: \
+             ask for less at a time, or give the colony more memory",
+            format_size(held),
+            format_size(limit),
+            format_size(OVERHEAD)
+        ),
+    )
+}

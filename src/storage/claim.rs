@@ -1,0 +1,160 @@
+//! Jobs that one node at a time does: whoever creates the claim has it.
+//!
+//! A claim that does not change for a while, by the clock of who looks, is of a node that died: one of those who see that
+//! takes it over. No clock of another machine is compared with one's own.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use object_store::path::Path;
+
+use super::backend::StorageBackend;
+use crate::sync::lock;
+use crate::{ErrorKind, Result};
+
+/// Claims on jobs in one meadow.
+#[derive(Debug)]
+pub struct Claims {
+    backend: Arc<dyn StorageBackend>,
+    /// After that time without a change a claim is taken over.
+    stale: Duration,
+    /// What others' claims held, and since when that is known.
+    seen: Mutex<HashMap<Path, (Bytes, Instant)>>,
+}
+
+/// A job that is this node's until it is given back.
+#[derive(Debug)]
+pub struct Claim {
+    path: Path,
+    id: String,
+}
+
+impl Claims {
+    /// Claims in `backend`; one that has not changed for `stale` is of a node that died.
+    pub fn new(backend: Arc<dyn StorageBackend>, stale: Duration) -> Self {
+        Self { backend, stale, seen: Mutex::default() }
+    }
+
+    /// Takes the job at `path`; `None` when another node has it.
+    ///
+    /// # Errors
+    /// What the storage says.
+    pub async fn take(&self, path: &Path) -> Result<Option<Claim>> {
+        let claim = Claim { path: path.clone(), id: uuid::Uuid::new_v4().simple().to_string() };
+        if self.backend.put_if_not_exists(path, claim.body(0)).await? {
+            return Ok(Some(claim));
+        }
+        let there = match self.backend.get(path).await {
+            Ok(there) => there,
+            // Given back just now: the next look may find it free.
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let unchanged = {
+            let mut seen = lock(&self.seen);
+            let known = seen.entry(path.clone()).or_insert_with(|| (there.clone(), Instant::now()));
+            if known.0 != there {
+                *known = (there.clone(), Instant::now());
+            }
+            known.1.elapsed()
+        };
+        if unchanged < self.stale { Ok(None) } else { self.take_over(claim, &there, unchanged).await }
+    }
+
+    /// Of all who see that a claim is stale, the one that creates the mark of just this claim gets it.
+    async fn take_over(&self, claim: Claim, stale: &Bytes, unchanged: Duration) -> Result<Option<Claim>> {
+        let holder = String::from_utf8_lossy(stale);
+        let holder =
+            holder.split(' ').next().filter(|id| id.len() == 32 && id.bytes().all(|b| b.is_ascii_alphanumeric()));
+        let mark = Path::from(format!("{}.over-{}", claim.path, holder.unwrap_or("damaged")));
+        if self.backend.put_if_not_exists(&mark, claim.body(0)).await? {
+            self.backend.put(&claim.path, claim.body(0)).await?;
+            self.backend.delete(&mark).await?;
+            lock(&self.seen).remove(&claim.path);
+            return Ok(Some(claim));
+        }
+        if unchanged > self.stale * 2 {
+            // Who had the mark died, too.
+            self.backend.delete(&mark).await?;
+        }
+        Ok(None)
+    }
+
+    /// Shows that the holder lives, `count` times so far.
+    ///
+    /// # Errors
+    /// What the storage says.
+    pub async fn renew(&self, claim: &Claim, count: u64) -> Result<()> {
+        self.backend.put(&claim.path, claim.body(count)).await
+    }
+
+    /// How often a claim is to be renewed.
+    pub fn renewal(&self) -> Duration {
+        self.stale / 4
+    }
+
+    /// Gives a job back; one that was taken over meanwhile stays with its new holder.
+    ///
+    /// # Errors
+    /// What the storage says.
+    pub async fn give_back(&self, claim: Claim) -> Result<()> {
+        match self.backend.get(&claim.path).await {
+            Ok(there) if there.starts_with(claim.id.as_bytes()) => self.backend.delete(&claim.path).await,
+            Ok(_) => Ok(()),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl Claim {
+    fn body(&self, count: u64) -> Bytes {
+        format!("{} {count}", self.id).into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::backend::open_backend;
+    use super::*;
+
+    fn claims(stale: Duration) -> [Claims; 2] {
+        let io = tokio::runtime::Handle::current();
+        let backend = open_backend("memory://", &std::collections::BTreeMap::new(), &io).unwrap();
+        [Claims::new(Arc::clone(&backend), stale), Claims::new(backend, stale)]
+    }
+
+    #[tokio::test]
+    async fn a_job_is_one_nodes_until_it_is_given_back() {
+        let [here, there] = claims(Duration::from_secs(60));
+        let path = Path::from("_housekeeping/a/job");
+        let claim = here.take(&path).await.unwrap().unwrap();
+        assert!(there.take(&path).await.unwrap().is_none());
+        here.renew(&claim, 1).await.unwrap();
+        assert!(there.take(&path).await.unwrap().is_none());
+        here.give_back(claim).await.unwrap();
+        assert!(there.take(&path).await.unwrap().is_some());
+    }
+
+    #[tokio::test]
+    async fn a_dead_nodes_job_is_taken_over_once_and_a_living_ones_is_not() {
+        let [here, there] = claims(Duration::from_millis(40));
+        let path = Path::from("_housekeeping/a/job");
+        let dead = here.take(&path).await.unwrap().unwrap();
+        for count in 0..4 {
+            assert!(there.take(&path).await.unwrap().is_none());
+            here.renew(&dead, count + 1).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(15)).await;
+        }
+        assert!(there.take(&path).await.unwrap().is_none());
+        tokio::time::sleep(Duration::from_millis(60)).await;
+        let taken = there.take(&path).await.unwrap().unwrap();
+        // The old holder comes back: what it gives back is not its any more.
+        here.give_back(dead).await.unwrap();
+        assert!(here.take(&path).await.unwrap().is_none());
+        there.give_back(taken).await.unwrap();
+        assert!(here.take(&path).await.unwrap().is_some());
+    }
+}

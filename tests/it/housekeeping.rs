@@ -1,0 +1,111 @@
+//! What a node does by itself when it has nothing else to do.
+
+use std::time::Duration;
+
+use apiary::{Colony, Settings, WriteMode};
+
+use crate::support::{files, folder, integers, name, numbers, run, settings, start, until, values, write};
+
+/// Commits of one row each.
+const COMMITS: i64 = 120;
+
+fn keeping(settings: Settings) -> Settings {
+    settings.with_housekeeping(true)
+}
+
+fn feed(colony: &Colony, frame: &str) {
+    for n in 0..COMMITS {
+        write(colony, frame, numbers(n..n + 1), WriteMode::Append).unwrap();
+    }
+}
+
+fn merges(colony: &Colony, frame: &str) -> usize {
+    let history = colony.block_on(colony.history(&name(frame), None)).unwrap();
+    history.iter().filter(|entry| entry.operation == "OPTIMIZE").count()
+}
+
+fn cells(colony: &Colony, frame: &str) -> usize {
+    colony.block_on(colony.describe(&name(frame))).unwrap().cells
+}
+
+#[test]
+fn many_small_cells_become_few_by_themselves() {
+    let folder = folder();
+    let colony = start(keeping(settings(&folder)));
+    run(&colony, "CREATE FRAME f (x BIGINT)");
+    feed(&colony, "f");
+    until("the cells are merged", || cells(&colony, "f") < 40);
+    assert_eq!(values(&colony, "f"), (0..COMMITS).collect::<Vec<_>>());
+    until("the claim is given back", || files(&folder.path().join("_housekeeping"), "merge") == 0);
+}
+
+#[test]
+fn a_frame_is_left_alone_where_that_is_asked_for() {
+    let folder = folder();
+    let colony = start(keeping(settings(&folder)));
+    run(&colony, "CREATE FRAME f (x BIGINT)");
+    run(&colony, "CREATE FRAME g (x BIGINT)");
+    run(&colony, "ALTER FRAME f SET HOUSEKEEPING OFF");
+    feed(&colony, "f");
+    feed(&colony, "g");
+    until("the other's cells are merged", || cells(&colony, "g") < 40);
+    assert_eq!((merges(&colony, "f"), cells(&colony, "f")), (0, COMMITS as usize));
+    run(&colony, "ALTER FRAME f SET HOUSEKEEPING ON");
+    run(&colony, "DROP FRAME f");
+    assert_eq!(files(&folder.path().join("_housekeeping/default/default/f"), ""), 0);
+}
+
+#[test]
+fn a_joined_node_keeps_the_house_of_others_and_two_do_no_job_twice() {
+    let folder = folder();
+    let writer = start(settings(&folder));
+    run(&writer, "CREATE FRAME f (x BIGINT)");
+    let keepers = [(); 2].map(|()| start(keeping(settings(&folder)).with_join(true)));
+    feed(&writer, "f");
+    until("the cells are merged", || cells(&writer, "f") < 40);
+    std::thread::sleep(Duration::from_millis(600));
+    assert_eq!(values(&writer, "f"), (0..COMMITS).collect::<Vec<_>>());
+    // Every cell was merged once at most: a job that was done twice would have removed some twice.
+    let history = writer.block_on(writer.history(&name("f"), None)).unwrap();
+    let (added, removed): (Vec<_>, Vec<_>) = history.iter().map(|e| (e.cells_added, e.cells_removed)).unzip();
+    assert_eq!(added.iter().sum::<usize>() - removed.iter().sum::<usize>(), cells(&writer, "f"));
+    drop(keepers);
+}
+
+#[test]
+fn what_a_node_works_on_is_shown() {
+    let folder = folder();
+    let colony = start(settings(&folder));
+    let shown = run(&colony, "SELECT count(*) FROM system.queries WHERE statement LIKE 'SELECT count(*) FROM system%'");
+    assert_eq!(integers(&shown, 0), [1]);
+}
+
+#[test]
+fn log_entries_go_when_a_checkpoint_stands_for_them() {
+    let folder = folder();
+    let colony = start(settings(&folder));
+    run(&colony, "CREATE FRAME f (x BIGINT)");
+    feed(&colony, "f");
+    let log = folder.path().join("default/default/f/_delta_log");
+    let before = files(&log, ".json");
+    let left = run(&colony, "VACUUM f");
+    assert_eq!((left.iter().map(|b| b.num_rows()).sum::<usize>(), files(&log, ".json")), (0, before));
+    // As if they were written a year ago, but for the last few.
+    let age = std::time::SystemTime::now() - Duration::from_secs(365 * 24 * 3600);
+    for entry in std::fs::read_dir(&log).unwrap() {
+        let path = entry.unwrap().path();
+        let version = path.file_name().unwrap().to_string_lossy().get(..20).and_then(|v| v.parse::<i64>().ok());
+        if version.is_some_and(|version| version < COMMITS - 5) {
+            std::fs::File::options().append(true).open(&path).unwrap().set_modified(age).unwrap();
+        }
+    }
+    let dry = run(&colony, "VACUUM f DRY RUN").iter().map(|b| b.num_rows()).sum::<usize>();
+    assert_eq!(files(&log, ".json"), before);
+    let gone = run(&colony, "VACUUM f").iter().map(|b| b.num_rows()).sum::<usize>();
+    assert!(dry == gone && gone > 100, "{dry} {gone}");
+    assert!(files(&log, ".json") < 20);
+    let again = start(settings(&folder));
+    assert_eq!(values(&again, "f"), (0..COMMITS).collect::<Vec<_>>());
+    feed(&again, "f");
+    assert_eq!(values(&again, "f").len(), 2 * COMMITS as usize);
+}
