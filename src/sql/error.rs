@@ -41,6 +41,9 @@ fn classify(error: &DataFusionError) -> Option<Error> {
         | DataFusionError::SchemaError(..)
         | DataFusionError::Execution(_) => simple(ErrorKind::InvalidInput),
         DataFusionError::NotImplemented(_) => simple(ErrorKind::Unsupported),
+        DataFusionError::Internal(text) if text.contains("Regular expression did not compile") => {
+            Some(Error::invalid("the regular expression does not compile, or is too large: write a simpler one"))
+        }
         DataFusionError::Internal(text) if text.contains(BEGUN_ANEW) => Some(Error::new(
             ErrorKind::MemoryExceeded,
             "a join did not fit into memory, and its input cannot be read again on several bees",
