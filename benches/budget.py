@@ -29,6 +29,7 @@ PEER = """
 import duckdb, json, sys, time
 spec = json.loads(sys.argv[1])
 db = duckdb.connect(config={"threads": spec["threads"]} | ({"memory_limit": spec["memory"]} if spec["memory"] else {}))
+db.execute("SET enable_progress_bar = false")
 db.execute(f"SET temp_directory = '{spec['scratch']}'")
 for table, files in spec["tables"].items():
     db.execute(f"CREATE VIEW {table} AS SELECT * FROM read_parquet({files!r})")

@@ -5,8 +5,9 @@
 
 use std::fmt;
 use std::num::NonZeroUsize;
+use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use datafusion::common::DataFusionError;
 use datafusion::execution::cache::cache_manager::CacheManager;
@@ -28,8 +29,8 @@ use crate::{Error, Result};
 /// Consumers that an out-of-memory error names.
 const NAMED_CONSUMERS: usize = 3;
 
-/// Operators of one bee that can always begin: each may hold that part of the budget, whatever its fair share is.
-const STARTS: usize = 8;
+/// Least that is set aside for operators that begin, in bytes.
+const LEAST_FOR_STARTS: u64 = 16 << 20;
 
 /// What a bee's chambers share.
 #[derive(Debug)]
@@ -37,6 +38,10 @@ pub(crate) struct Combs {
     budget: u64,
     pool: Arc<dyn MemoryPool>,
     disk: Arc<DiskManager>,
+    /// Takes nothing.
+    nowhere: Arc<DiskManager>,
+    /// Whether enough was written to the disk for today.
+    worn: AtomicBool,
     cache: Arc<CacheManager>,
     cells: CellSource,
 }
@@ -62,33 +67,36 @@ impl CellSource {
 }
 
 impl Combs {
-    /// Room of `budget` bytes, spilling at most `scratch_limit` bytes into a folder of its own below `scratch`, which is
-    /// made at the first spill and removed with this.
+    /// Room of `budget` bytes, spilling at most `scratch_limit` bytes into `scratch`, or nothing without it.
     pub(crate) fn new(
         budget: u64,
-        scratch: &std::path::Path,
+        scratch: Option<&Path>,
         scratch_limit: u64,
         cache: Arc<CacheManager>,
         cells: CellSource,
     ) -> Result<Self> {
-        if !scratch.is_dir() {
-            return Err(Error::invalid(format!(
-                "scratch folder {} is not a folder: make it or choose another",
-                scratch.display()
-            )));
-        }
-        let disk = DiskManagerBuilder::default()
-            .with_mode(DiskManagerMode::Directories(vec![scratch.to_path_buf()]))
-            .with_max_temp_directory_size(scratch_limit)
-            .build()?;
+        let nowhere = Arc::new(DiskManagerBuilder::default().with_mode(DiskManagerMode::Disabled).build()?);
+        let disk = match scratch {
+            None => Arc::clone(&nowhere),
+            Some(folder) => {
+                let folders = DiskManagerMode::Directories(vec![folder.to_path_buf()]);
+                let builder = DiskManagerBuilder::default().with_mode(folders);
+                Arc::new(builder.with_max_temp_directory_size(scratch_limit).build()?)
+            }
+        };
         let named = NonZeroUsize::new(NAMED_CONSUMERS).unwrap_or(NonZeroUsize::MIN);
         let pool = Arc::new(TrackConsumersPool::new(FairSpillPool::new(divided(budget) as usize), named));
-        Ok(Self { budget, pool, disk: Arc::new(disk), cache, cells })
+        Ok(Self { budget, pool, disk, nowhere, worn: AtomicBool::new(false), cache, cells })
     }
 
     /// Bytes that operators may hold together, but for those that begin.
     pub(crate) fn room(&self) -> u64 {
         divided(self.budget)
+    }
+
+    /// Lets queries that begin spill, or not.
+    pub(crate) fn spare_disk(&self, worn: bool) {
+        self.worn.store(worn, Ordering::Relaxed);
     }
 
     /// Bytes that operators hold now.
@@ -109,16 +117,22 @@ impl Combs {
         };
         Ok(Arc::new(RuntimeEnv {
             memory_pool: Arc::new(pool),
-            disk_manager: Arc::clone(&self.disk),
+            disk_manager: Arc::clone(if self.worn.load(Ordering::Relaxed) { &self.nowhere } else { &self.disk }),
             cache_manager: Arc::clone(&self.cache),
             object_store_registry: Arc::new(registry),
         }))
     }
 }
 
-/// What of a budget is divided among operators; the rest is for those that begin: see `ChamberPool::is_a_start`.
+/// What of a budget is for operators that begin: see `ChamberPool::is_a_start`. A sort holds a few batches before it can
+/// spill any, and those of wide rows are as large for a small bee as for a large one.
+fn for_starts(budget: u64) -> u64 {
+    (budget / 8).max(LEAST_FOR_STARTS).min(budget / 4)
+}
+
+/// What of a budget is divided among operators.
 fn divided(budget: u64) -> u64 {
-    budget - budget / 4
+    budget - for_starts(budget)
 }
 
 /// A bee's pool as one query sees it.
@@ -133,7 +147,8 @@ impl ChamberPool {
     /// Whether an operator only asks for what it needs to begin, and there is room. The fair pool divides among all that
     /// might spill, most of which hold nothing: a share can be too small for one batch, and who holds nothing cannot spill.
     fn is_a_start(&self, reservation: &MemoryReservation, additional: usize) -> bool {
-        reservation.size() + additional <= self.budget / STARTS && self.bee.reserved() + additional <= self.budget
+        reservation.size() + additional <= for_starts(self.budget as u64) as usize / 2
+            && self.bee.reserved() + additional <= self.budget
     }
 
     fn grown(&self, bytes: usize) {

@@ -17,6 +17,7 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::sql::parser::Statement as DfStatement;
 use futures::{FutureExt, StreamExt, TryStreamExt};
 
+use super::bee::with_room;
 use super::colony::Core;
 use super::lead::{spilled_bytes, until_stopped};
 use super::query::QueryRecord;
@@ -219,7 +220,8 @@ impl Run<'_> {
 
     async fn plan(&self, statement: DfStatement, target: &Target, stable: bool) -> Result<PhysicalQuery> {
         let physical =
-            until_stopped(self.query, self.core.planner.plan_on(statement, target, stable, self.ask)).await?;
+            with_room(until_stopped(self.query, self.core.planner.plan_on(statement, target, stable, self.ask)))
+                .await?;
         self.query.planned(&physical.notes, physical.tasks());
         Ok(physical)
     }

@@ -1,9 +1,10 @@
 //! The handle of a colony: start it, ask it, write through it, stop it.
 
 use std::future::Future;
+use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use actix::{Actor, Addr};
 use actix_rt::ArbiterHandle;
@@ -29,6 +30,7 @@ use super::lead::{Job, until_stopped};
 use super::ledger::LedgerHandle;
 use super::query::{Asked, Queries, QueryStream};
 use super::scout::ScoutSlot;
+use super::scratch::{DiskWritten, Scratch, Spill, Wear};
 use super::session::{Session, run};
 use super::settings::Settings;
 use super::supervisor::{ColonyActor, StopBees};
@@ -97,6 +99,8 @@ pub struct ColonyStatus {
     pub bytes_written: u64,
     /// What it keeps of remote cells, and how often that answered.
     pub cache: CacheStats,
+    /// Bytes written to the local disk since the start.
+    pub disk_written: DiskWritten,
 }
 
 /// What all parts of a colony share.
@@ -111,6 +115,10 @@ pub(crate) struct Core {
     pub(crate) scout: ScoutSlot,
     pub(crate) house: Arc<House>,
     _budget: Budget,
+    /// What was written to the local disk.
+    pub(crate) wear: Wear,
+    born: Instant,
+    _scratch: Option<Scratch>,
     pub(crate) admission: Arc<Admission>,
     pub(crate) thermometer: Thermometer,
     pub(crate) token: CancellationToken,
@@ -160,7 +168,11 @@ impl Core {
         let channels = Arc::new(BeeChannels::new(Arc::clone(&queries)));
         let cells = cell_source(&settings, &meadow).await?;
         let cache = cells.cache.as_ref().map(|(cache, _)| Arc::clone(cache));
-        let slots = bees(&settings, cells, &queries, &channels, &functions)?;
+        let scratch = match settings.spill {
+            Spill::None => None,
+            Spill::Disk => Some(Scratch::new(&settings.scratch.clone().unwrap_or_else(std::env::temp_dir))?),
+        };
+        let slots = bees(&settings, scratch.as_ref().map(Scratch::path), cells, &queries, &channels, &functions)?;
         channels.install(slots.clone());
         let split = Split {
             bees: settings.bee_count(),
@@ -185,6 +197,9 @@ impl Core {
             scout: ScoutSlot::default(),
             house: Arc::new(house),
             _budget: budget,
+            wear: Wear::default(),
+            born: Instant::now(),
+            _scratch: scratch,
             thermometer: Thermometer::new(),
             token: CancellationToken::new(),
             heart,
@@ -223,6 +238,23 @@ impl Core {
         alone > SHARING + self.heart.latency() * SHARING_REQUESTS
     }
 
+    /// A query has ended that spilled so much; beyond the day's limit nothing more goes to the disk.
+    pub(crate) fn spilled(&self, bytes: u64) {
+        self.wear.spilled(bytes, self.born);
+        let written = self.disk_written();
+        let worn = self.settings.disk_writes_per_day.is_some_and(|limit| written.last_day >= limit);
+        self.slots.iter().for_each(|slot| slot.core.combs.spare_disk(worn));
+        self.heart.pause_cache(worn);
+    }
+
+    /// What was written to the local disk since the start.
+    pub(crate) fn disk_written(&self) -> DiskWritten {
+        self.wear.kept(self.heart.cache().bytes_written, self.born);
+        let backend = self.meadow.backend();
+        let meadow = if backend.is_local() { self.meadow.meter().read().bytes_written } else { 0 };
+        DiskWritten { meadow, ..self.wear.read(self.born) }
+    }
+
     /// Removes cells that no commit names; what cannot be removed is left for vacuum.
     pub(crate) async fn remove_cells(&self, cells: &[CellFile]) {
         for cell in cells {
@@ -249,17 +281,17 @@ async fn cell_source(settings: &Settings, meadow: &Meadow) -> Result<CellSource>
 
 fn bees(
     settings: &Settings,
+    scratch: Option<&Path>,
     cells: CellSource,
     queries: &Arc<Queries>,
     channels: &Arc<BeeChannels>,
     functions: &[Arc<ScalarUDF>],
 ) -> Result<Vec<Arc<BeeSlot>>> {
-    let scratch = settings.scratch.clone().unwrap_or_else(std::env::temp_dir);
     let share = settings.scratch_limit / settings.bee_count() as u64;
     // Footers of cells are parsed once for the whole node.
     let cache = CacheManager::try_new(&CacheManagerConfig::default())?;
     let bee = |index| {
-        let combs = Combs::new(settings.bee_memory(), &scratch, share, Arc::clone(&cache), cells.clone())?;
+        let combs = Combs::new(settings.bee_memory(), scratch, share, Arc::clone(&cache), cells.clone())?;
         let core = BeeCore::new(index, combs, Arc::clone(queries), Arc::clone(channels) as _, functions.to_vec());
         Ok(Arc::new(BeeSlot::new(core)))
     };
@@ -570,6 +602,7 @@ impl Colony {
             bytes_read: storage.bytes_read,
             bytes_written: storage.bytes_written,
             cache: core.heart.cache(),
+            disk_written: core.disk_written(),
         })
     }
 
@@ -602,7 +635,7 @@ impl Colony {
     pub fn shutdown(&self) -> Result<()> {
         self.core.admission.close();
         self.core.token.cancel();
-        let started = std::time::Instant::now();
+        let started = Instant::now();
         while self.core.slots.iter().any(|s| s.core.active() > 0) && started.elapsed() < DRAIN {
             #[expect(clippy::disallowed_methods, reason = "shutdown is a blocking call on the caller's own thread")]
             std::thread::sleep(Duration::from_millis(2));

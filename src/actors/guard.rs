@@ -53,10 +53,11 @@ pub(crate) async fn guard(core: Weak<Core>) {
     let Some((queries, token)) = core.upgrade().map(|core| (Arc::clone(&core.queries), core.token.clone())) else {
         return;
     };
-    let mut abandoned: Option<Instant> = None;
-    let mut most = 0;
+    let mut abandoned: Option<(Instant, u64)> = None;
+    let (mut most, mut resting) = (0, 0);
     while !token.is_cancelled() {
         if queries.is_empty() {
+            resting = held().unwrap_or(0);
             tokio::select! {
                 () = queries.begun() => {}
                 () = token.cancelled() => return,
@@ -64,7 +65,9 @@ pub(crate) async fn guard(core: Weak<Core>) {
         }
         tokio::time::sleep(LOOK).await;
         let Some(core) = core.upgrade() else { return };
-        let limit = BUDGETS.load(Ordering::Relaxed) + OVERHEAD;
+        // What was there before the queries, and what their askers keep, is not theirs.
+        let kept: u64 = queries.running().iter().map(|query| query.given()).sum();
+        let limit = BUDGETS.load(Ordering::Relaxed) + kept + OVERHEAD.max(resting + OVERHEAD / 2);
         let held = held().unwrap_or(0);
         most = held.max(most);
         if most - held > WORTH_TRIMMING {
@@ -72,13 +75,20 @@ pub(crate) async fn guard(core: Weak<Core>) {
             // It takes the allocator's locks for milliseconds.
             core.io().spawn_blocking(trim);
         }
-        if held > limit
-            && abandoned.is_none_or(|at| at.elapsed() > LETTING_GO)
-            && let Some(query) = heaviest(&core)
-        {
-            tracing::warn!(query = %query.id, held, limit, "the process holds too much memory: a query is abandoned");
-            query.abandon(too_much(held, limit));
-            abandoned = Some(Instant::now());
+        match abandoned {
+            // Who was given up has ended, and it is not less: this is not what queries hold.
+            Some((at, before)) if at.elapsed() > LETTING_GO => {
+                resting = if held > limit && held >= before { held } else { resting };
+                abandoned = None;
+            }
+            None if held > limit => {
+                if let Some(query) = heaviest(&core) {
+                    tracing::warn!(query = %query.id, held, limit, "the process holds too much memory: a query is abandoned");
+                    query.abandon(too_much(held, limit));
+                    abandoned = Some((Instant::now(), held));
+                }
+            }
+            _ => {}
         }
     }
 }
@@ -87,7 +97,7 @@ pub(crate) async fn guard(core: Weak<Core>) {
 /// the one that began last, because before it there was room.
 fn heaviest(core: &Core) -> Option<Arc<QueryRecord>> {
     let mut running = core.queries.running();
-    running.retain(|query| query.age() > SUSPECT && query.stop_reason().is_none());
+    running.retain(|query| query.age() > SUSPECT && query.may_be_abandoned());
     let told: u64 = running.iter().map(|query| query.holds()).sum();
     let most = running.iter().max_by_key(|query| query.holds()).cloned();
     if told > core.settings.node_memory() / 2 { most } else { running.pop() }
@@ -97,7 +107,7 @@ fn too_much(held: u64, limit: u64) -> Error {
     Error::new(
         ErrorKind::MemoryExceeded,
         format!(
-            "the process held {} where {} are the most (its budget and {} over it), and this query was the likeliest cause: \
+            "the process held {} where {} are the most (its budget and {} or more over it), and this query was the likeliest cause: \
              ask for less at a time, or give the colony more memory",
             format_size(held),
             format_size(limit),

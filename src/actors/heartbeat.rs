@@ -149,6 +149,13 @@ impl Heart {
         self.cache.as_ref().map(|cache| cache.stats()).unwrap_or_default()
     }
 
+    /// Keeps nothing more of remote cells, or again.
+    pub(crate) fn pause_cache(&self, pause: bool) {
+        if let Some(cache) = &self.cache {
+            cache.pause_writes(pause);
+        }
+    }
+
     /// Gives the cache's folder back.
     pub(crate) fn close_cache(&self) {
         if let Some(cache) = &self.cache {

@@ -54,6 +54,8 @@ pub(crate) struct House {
     touched: Mutex<HashMap<FrameRef, Touched>>,
     /// Versions of frames at the last sweep.
     versions: Mutex<HashMap<FrameRef, u64>>,
+    /// When this node last saw to it that a frame is tidied.
+    tidied: Mutex<HashMap<FrameRef, Instant>>,
     wake: Notify,
 }
 
@@ -67,7 +69,13 @@ struct Touched {
 impl House {
     pub(crate) fn new(meadow: &Meadow) -> Self {
         let claims = Claims::new(Arc::clone(meadow.backend()), STALE);
-        Self { claims, touched: Mutex::default(), versions: Mutex::default(), wake: Notify::new() }
+        Self {
+            claims,
+            touched: Mutex::default(),
+            versions: Mutex::default(),
+            tidied: Mutex::default(),
+            wake: Notify::new(),
+        }
     }
 
     /// A frame has new commits.
@@ -140,8 +148,10 @@ impl Actor for HousekeeperActor {
                     told("the frames could not be looked at", sweep(&core).await);
                 }
                 for (frame, busy) in house.due(core.band()) {
-                    told("a frame's house could not be kept", keep(&core, &frame, busy).await);
-                    house.looked(&frame, busy);
+                    match keep(&core, &frame, busy).await {
+                        Ok(true) => house.looked(&frame, busy),
+                        kept => told("a frame's house could not be kept", kept.map(drop)),
+                    }
                 }
                 drop(core);
                 let rest = if house.is_idle() { every.unwrap_or(super::pace::NEVER) } else { LOOK };
@@ -165,23 +175,27 @@ async fn sweep(core: &Arc<Core>) -> Result<()> {
         if commits > 0 {
             core.house.touched(&frame, commits);
         }
-        if before.is_none() {
-            tidy(core, &frame).await?;
+        let tidied = lock(&core.house.tidied).get(&frame).copied();
+        if tidied.is_none_or(|at| at.elapsed() > TIDY_EVERY.to_std().unwrap_or_default()) {
+            match tidy(core, &frame).await {
+                Ok(true) => drop(lock(&core.house.tidied).insert(frame, Instant::now())),
+                tidied => told("a frame could not be tidied", tidied.map(drop)),
+            }
         }
     }
     Ok(())
 }
 
-/// Merges a frame's small cells when there are enough of them.
-async fn keep(core: &Arc<Core>, frame: &FrameRef, busy: bool) -> Result<()> {
+/// Merges a frame's small cells when there are enough of them; `false` when another node does so.
+async fn keep(core: &Arc<Core>, frame: &FrameRef, busy: bool) -> Result<bool> {
     let (state, cells) = match core.meadow.version(frame, AsOf::Latest).await {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(true),
         found => found?,
     };
     let least = if busy { BUSY_CELLS } else { QUIET_CELLS };
     let cut = cell_cut(core, &state.schema);
     if tier_cells(&cells, &cut, least).is_empty() || !core.meadow.keeps_house(frame).await? {
-        return Ok(());
+        return Ok(true);
     }
     let merge = async {
         let job = Job::Merge { frame: frame.clone(), least };
@@ -191,8 +205,8 @@ async fn keep(core: &Arc<Core>, frame: &FrameRef, busy: bool) -> Result<()> {
     claimed(core, &housekeeping(frame).join("merge"), while_not_warm(core, merge)).await
 }
 
-/// Removes what no version of a frame needs, once a day.
-async fn tidy(core: &Arc<Core>, frame: &FrameRef) -> Result<()> {
+/// Removes what no version of a frame needs, once a day, as its table properties say; `false` when another node does so.
+async fn tidy(core: &Arc<Core>, frame: &FrameRef) -> Result<bool> {
     let (meadow, mark) = (&core.meadow, housekeeping(frame).join("tidied"));
     let tidied = match meadow.backend().store().head(&mark).await {
         Ok(object) => Some(object.last_modified),
@@ -202,15 +216,21 @@ async fn tidy(core: &Arc<Core>, frame: &FrameRef) -> Result<()> {
     if let Some(tidied) = tidied
         && meadow.store_time(frame).await? - tidied < TIDY_EVERY
     {
-        return Ok(());
+        return Ok(true);
     }
     if !meadow.keeps_house(frame).await? {
-        return Ok(());
+        return Ok(true);
     }
+    let state = meadow.state(frame, AsOf::Latest).await?;
+    // Refuses a table with features that its writers must know and we do not.
+    meadow.ledger().cell_plan(&state, cell_cut(core, &state.schema)).await?;
+    let (cells, log) = state.retention();
     let work = async {
         let _entry = core.queries.begin(asked("tidy", frame), &core.token, None, meadow.meter());
-        meadow.vacuum(frame, RETENTION, false).await?;
-        meadow.clean_log(frame, LOG_RETENTION, false).await?;
+        meadow.vacuum(frame, cells.max(RETENTION), false).await?;
+        if let Some(log) = log {
+            meadow.clean_log(frame, log.max(LOG_RETENTION), false).await?;
+        }
         meadow.backend().put(&mark, bytes::Bytes::new()).await
     };
     claimed(core, &housekeeping(frame).join("tidy"), while_not_warm(core, work)).await
@@ -221,16 +241,16 @@ pub(crate) fn asked(job: &str, frame: &FrameRef) -> Asked {
     Asked::Housekeeping(format!("housekeeping: {job} {frame}"))
 }
 
-/// Does a job if this node gets it, and shows meanwhile that it lives.
-async fn claimed(core: &Arc<Core>, path: &Path, work: impl Future<Output = Result<()>>) -> Result<()> {
+/// Does a job if this node gets it, and shows meanwhile that it lives; `false` when another node has it.
+async fn claimed(core: &Arc<Core>, path: &Path, work: impl Future<Output = Result<()>>) -> Result<bool> {
     let claims = &core.house.claims;
-    let Some(claim) = claims.take(path).await? else { return Ok(()) };
+    let Some(claim) = claims.take(path).await? else { return Ok(false) };
     let outcome = tokio::select! {
         outcome = work => outcome,
         outcome = renewing(claims, &claim) => outcome,
     };
     claims.give_back(claim).await?;
-    outcome
+    outcome.map(|()| true)
 }
 
 async fn renewing(claims: &Claims, claim: &Claim) -> Result<()> {
@@ -244,7 +264,7 @@ async fn renewing(claims: &Claims, claim: &Claim) -> Result<()> {
 /// Does `work` unless the node gets warm by what users ask of it.
 async fn while_not_warm(core: &Arc<Core>, work: impl Future<Output = Result<()>>) -> Result<()> {
     let warm = async {
-        while core.band() < Band::Warm || core.queries.of_users() == 0 {
+        while core.admission.waiting() == 0 && (core.band() < Band::Warm || core.queries.of_users() == 0) {
             tokio::time::sleep(LOOK / 5).await;
         }
     };

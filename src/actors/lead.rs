@@ -23,7 +23,9 @@ use super::query::{Asked, QueryRecord, is_stop};
 use super::share::Shared;
 use super::write::write_frame;
 use crate::sql::distribution::{SwarmBees, lean_options, node_url};
-use crate::sql::{Ask, Distribute, Facts, Params, PhysicalQuery, Planned, Spread, SqlSession, changed, written};
+use crate::sql::{
+    Ask, Backpressure, Distribute, Facts, Params, PhysicalQuery, Planned, Spread, SqlSession, changed, written,
+};
 use crate::storage::{AsOf, FrameRef, FrameState, WriteMode};
 use crate::sync::lock;
 use crate::{Error, ErrorKind, Result};
@@ -100,6 +102,7 @@ impl Lead {
             }
         }
         query.ended(core.temperature());
+        core.spilled(query.spilled.load(Ordering::Relaxed));
         // Who sees the end finds its place free.
         drop(ticket);
         if let Err(error) = outcome {
@@ -152,7 +155,12 @@ impl Attempt {
             let _in_hand = core.scout.in_hand();
             return caught(self.finish(planned, &bee, asker)).await?;
         }
-        until_stopped(&query, core.turn(ticket)).await?;
+        if !query.is_housekeeping() {
+            if planned.writes() {
+                until_stopped(&query, core.hold_back(self.backpressure())).await?;
+            }
+            until_stopped(&query, core.turn(ticket)).await?;
+        }
         let work = {
             let asker = asker.clone();
             async move { caught(self.finish(planned, &bee, &asker)).await.and_then(|outcome| outcome) }
@@ -165,9 +173,22 @@ impl Attempt {
             reason = query.stopped() => match tokio::time::timeout(LETTING_GO, work).await {
                 Ok(outcome) => outcome?,
                 // It computes without a pause: the caller is told all the same, and the bee goes on when that ends.
-                Err(_) => Err(reason),
+                Err(_) => {
+                    // There is a reason already.
+                    let _ = query.stay();
+                    Err(reason)
+                }
             }
         }
+    }
+
+    /// What becomes of its writes while the node is hot.
+    fn backpressure(&self) -> Backpressure {
+        let asked = match self.job.as_ref() {
+            Job::Sql { session, .. } => session.backpressure(),
+            Job::Read { .. } | Job::Merge { .. } => None,
+        };
+        asked.unwrap_or(self.core.settings.backpressure)
     }
 
     /// What the statement is planned with; `fresh` is the session of one that has none.
@@ -216,10 +237,6 @@ impl Attempt {
         let (core, query) = (&self.core, &self.query);
         let fresh = SqlSession::new()?;
         let ask = self.ask(&fresh, bee)?;
-        if planned.writes() {
-            let backpressure = ask.session.backpressure().unwrap_or(core.settings.backpressure);
-            until_stopped(query, core.hold_back(backpressure)).await?;
-        }
         match planned {
             Planned::Answer(batch) => Ok(Answer::Ready(batch)),
             Planned::Rows(physical) => {
@@ -357,6 +374,7 @@ async fn create_as(
     query: &Arc<QueryRecord>,
 ) -> Result<Answer> {
     let made = core.meadow.create_frame(frame, &physical.plan.schema(), partition_by, if_not_exists).await?;
+    let record = core.meadow.registry().record_of(frame).await?;
     let state = core.meadow.state(frame, AsOf::Latest).await?;
     if !made {
         let nothing = crate::storage::WriteResult {
@@ -371,7 +389,10 @@ async fn create_as(
     match insert(core, &state, WriteMode::Append, physical, query).await {
         Ok(answer) => Ok(answer),
         Err(error) => {
-            // A statement that failed leaves no empty frame behind.
+            // A statement that failed leaves no empty frame behind; nor does it take one that another made since.
+            if core.meadow.registry().record_of(frame).await.is_ok_and(|now| now != record) {
+                return Err(error);
+            }
             match core.meadow.drop_frame(frame, true).await {
                 Ok(_) => Err(error),
                 // Not to be tried again: the frame would be found there.
@@ -384,7 +405,7 @@ async fn create_as(
 }
 
 async fn give(query: &QueryRecord, batches: &mpsc::Sender<Result<RecordBatch>>, batch: RecordBatch) -> Result<()> {
-    query.gave(batch.num_rows());
+    query.gave(&batch);
     batches.send(Ok(batch)).await.map_err(|_| Error::cancelled("nobody reads the answer any more"))
 }
 

@@ -37,6 +37,7 @@
 //! | `admission` | how much may run and wait |
 //! | `temperature` | how loaded the node is |
 //! | `regulation` | what it does about it |
+//! | `scratch` | where bees spill, and what is written to the local disk |
 //! | `guard` | what the process holds, and who must go when it is too much |
 
 mod admission;
@@ -57,6 +58,7 @@ mod pace;
 mod query;
 mod regulation;
 mod scout;
+mod scratch;
 mod session;
 pub mod settings;
 mod share;
@@ -69,5 +71,6 @@ pub use crate::sql::{Backpressure, Params};
 pub use colony::{Colony, ColonyStatus};
 pub use heartbeat::NodeInfo;
 pub use query::{Canceller, Query, QueryStats, QueryStream};
+pub use scratch::{DiskWritten, Spill};
 pub use session::Session;
 pub use settings::Settings;

@@ -132,14 +132,25 @@ impl std::fmt::Display for Asked {
     }
 }
 
+/// One try at a query.
+#[derive(Debug)]
+struct Try {
+    /// Ends with the query, or alone when the node gives this try up.
+    token: CancellationToken,
+    /// Why the node gave it up.
+    abandoned: Option<Error>,
+    /// It commits, or cannot be stopped: nothing may be done again.
+    stays: bool,
+}
+
 /// What every bee that works for a query knows of it.
 pub(crate) struct QueryRecord {
     pub(crate) id: QueryId,
     /// What was asked.
     pub(crate) asked: Asked,
     pub(crate) token: CancellationToken,
-    /// Ends with it, or alone when the node gives this try up.
-    attempt: Mutex<CancellationToken>,
+    /// The try at it that goes on.
+    attempt: Mutex<Try>,
     pub(crate) deadline: Option<Instant>,
     pub(crate) meter: Arc<Meter>,
     pub(crate) memory_peak: AtomicU64,
@@ -154,6 +165,7 @@ pub(crate) struct QueryRecord {
     planned: Mutex<Option<Duration>>,
     ended: Mutex<Option<(Duration, f64)>>,
     rows: AtomicU64,
+    given: AtomicU64,
     notes: Mutex<Arc<ScanNotes>>,
     /// What `SET` said of the engine, for every bee that works for it.
     options: Mutex<BTreeMap<String, String>>,
@@ -161,8 +173,6 @@ pub(crate) struct QueryRecord {
     pub(crate) scans: Arc<SharedScans>,
     /// What it may cost.
     limits: OnceLock<Limits>,
-    /// Why the node gave it up.
-    abandoned: Mutex<Option<Error>>,
     /// Its exchange with other nodes, if it has one.
     exchange: OnceLock<Arc<Exchange>>,
     /// Where the tasks that its leader gives to the swarm go; weak, because it holds this record.
@@ -181,7 +191,7 @@ impl QueryRecord {
         Self {
             id,
             asked,
-            attempt: Mutex::new(token.child_token()),
+            attempt: Mutex::new(Try { token: token.child_token(), abandoned: None, stays: false }),
             token,
             deadline: limit.map(|limit| Instant::now() + limit),
             meter: Meter::within(meter),
@@ -195,11 +205,11 @@ impl QueryRecord {
             planned: Mutex::default(),
             ended: Mutex::default(),
             rows: AtomicU64::new(0),
+            given: AtomicU64::new(0),
             notes: Mutex::default(),
             options: Mutex::default(),
             scans: Arc::default(),
             limits: OnceLock::new(),
-            abandoned: Mutex::default(),
             exchange: OnceLock::new(),
             share: OnceLock::new(),
         }
@@ -264,16 +274,38 @@ impl QueryRecord {
         )))
     }
 
-    /// Gives the current try at it up, with `reason` as its error.
+    /// Gives the current try at it up, with `reason` as its error; not one that commits.
     pub(crate) fn abandon(&self, reason: Error) {
-        // The first reason is the one that is told.
-        lock(&self.abandoned).get_or_insert(reason);
-        self.attempt().cancel();
+        let mut attempt = lock(&self.attempt);
+        if !attempt.stays {
+            // The first reason is the one that is told.
+            attempt.abandoned.get_or_insert(reason);
+            attempt.token.cancel();
+        }
     }
 
     /// Ends with the current try at it.
     pub(crate) fn attempt(&self) -> CancellationToken {
-        lock(&self.attempt).clone()
+        lock(&self.attempt).token.clone()
+    }
+
+    /// This try is the last: it commits, or cannot be stopped. From now on it is not given up, and there is no other.
+    ///
+    /// # Errors
+    /// Why it was given up before.
+    pub(crate) fn stay(&self) -> Result<()> {
+        let mut attempt = lock(&self.attempt);
+        attempt.stays = true;
+        match &attempt.abandoned {
+            Some(reason) => Err(reason.clone()),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether it can be given up.
+    pub(crate) fn may_be_abandoned(&self) -> bool {
+        // Other nodes' leaders decide about their tasks.
+        !lock(&self.attempt).stays && !matches!(self.asked, Asked::Swarm) && self.stop_reason().is_none()
     }
 
     /// Bytes that its operators say they hold.
@@ -288,7 +320,7 @@ impl QueryRecord {
 
     /// Why the query must stop now, if it must.
     pub(crate) fn stop_reason(&self) -> Option<Error> {
-        let abandoned = lock(&self.abandoned).clone();
+        let abandoned = lock(&self.attempt).abandoned.clone();
         if abandoned.is_some() && !self.token.is_cancelled() {
             return abandoned;
         }
@@ -298,7 +330,7 @@ impl QueryRecord {
         if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
             return Some(Error::timed_out("the query's time limit passed: raise it or ask for less"));
         }
-        self.token.is_cancelled().then(|| Error::cancelled("the query was cancelled"))
+        self.attempt().is_cancelled().then(|| Error::cancelled("the query was cancelled"))
     }
 
     /// Waits until the query must stop.
@@ -344,9 +376,14 @@ impl QueryRecord {
         if self.rows.load(Ordering::Relaxed) > 0 || self.token.is_cancelled() {
             return false;
         }
-        self.attempt().cancel();
-        *lock(&self.abandoned) = None;
-        *lock(&self.attempt) = self.token.child_token();
+        {
+            let mut attempt = lock(&self.attempt);
+            if attempt.stays {
+                return false;
+            }
+            attempt.token.cancel();
+            *attempt = Try { token: self.token.child_token(), abandoned: None, stays: false };
+        }
         if let Some(workers) = lock(&self.workers).as_mut() {
             workers.clear();
         }
@@ -355,7 +392,7 @@ impl QueryRecord {
         while holds() && begun.elapsed() < LETTING_GO {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
-        self.stop_reason().is_none()
+        self.memory_held.load(Ordering::Relaxed) == 0 && self.stop_reason().is_none()
     }
 
     pub(crate) fn planned(&self, notes: &Arc<ScanNotes>, tasks: usize) {
@@ -364,8 +401,14 @@ impl QueryRecord {
         self.tasks.store(tasks, Ordering::Relaxed);
     }
 
-    pub(crate) fn gave(&self, rows: usize) {
-        self.rows.fetch_add(rows as u64, Ordering::Relaxed);
+    pub(crate) fn gave(&self, batch: &RecordBatch) {
+        self.rows.fetch_add(batch.num_rows() as u64, Ordering::Relaxed);
+        self.given.fetch_add(batch.get_array_memory_size() as u64, Ordering::Relaxed);
+    }
+
+    /// Bytes of the rows that were given to who asked: theirs, wherever they keep them.
+    pub(crate) fn given(&self) -> u64 {
+        self.given.load(Ordering::Relaxed)
     }
 
     pub(crate) fn ended(&self, temperature: f64) {

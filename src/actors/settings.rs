@@ -9,6 +9,8 @@
 //! | `memory` | half of RAM or of the cgroup limit | bytes for all bees together |
 //! | `scratch` | the system's temporary folder | where bees spill |
 //! | `scratch_limit` | 10 GiB | most bytes that may be spilled at a time |
+//! | `spill` | disk | where operators put what does not fit: `disk`, `none` |
+//! | `disk_writes_per_day` | none | most bytes a day that spills and the cache write to the disk; then nothing is spilled or kept |
 //! | `cache` | none | folder that keeps what was read of cells in a bucket; never used for a local meadow |
 //! | `cache_limit` | 4 GiB | most bytes in that folder |
 //! | `max_queries` | 4 × bees | long queries that run at once; the rest wait, short ones never |
@@ -27,6 +29,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::scratch::Spill;
 use crate::size::format_size;
 use crate::sql::{Backpressure, Distribute};
 use crate::{Error, Result};
@@ -56,6 +59,10 @@ pub struct Settings {
     pub scratch: Option<PathBuf>,
     /// Most spilled bytes at a time, all bees together.
     pub scratch_limit: u64,
+    /// Where operators put what does not fit into memory.
+    pub spill: Spill,
+    /// Most bytes that spills and the cache write to the local disk in 24 hours: flash wears out.
+    pub disk_writes_per_day: Option<u64>,
     /// Folder that keeps what was read of cells in a bucket; `None` keeps nothing.
     pub cache: Option<PathBuf>,
     /// Most bytes in that folder.
@@ -90,6 +97,8 @@ impl Default for Settings {
             memory: None,
             scratch: None,
             scratch_limit: 10 << 30,
+            spill: Spill::Disk,
+            disk_writes_per_day: None,
             cache: None,
             cache_limit: 4 << 30,
             max_queries: None,

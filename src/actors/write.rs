@@ -115,7 +115,7 @@ pub(crate) async fn write_frame(
             expected.start()
         )));
     }
-    if let Some(reason) = query.stop_reason() {
+    if let Some(reason) = query.stop_reason().or_else(|| query.stay().err()) {
         core.remove_cells(&cells).await;
         return Err(reason);
     }

@@ -51,7 +51,7 @@ enum Size {
 impl PyColony {
     #[allow(clippy::too_many_arguments, reason = "the keywords of the Python class, each as it was given")]
     #[new]
-    #[pyo3(signature = (name, storage, bees, memory, storage_options, time_limit, join, distribute, cache, cache_limit, housekeeping))]
+    #[pyo3(signature = (name, storage, bees, memory, storage_options, time_limit, join, distribute, cache, cache_limit, housekeeping, scratch, scratch_limit, spill, disk_writes_per_day))]
     fn new(
         py: Python<'_>,
         name: String,
@@ -65,6 +65,10 @@ impl PyColony {
         cache: Option<PathBuf>,
         cache_limit: Option<Size>,
         housekeeping: bool,
+        scratch: Option<PathBuf>,
+        scratch_limit: Option<Size>,
+        spill: &str,
+        disk_writes_per_day: Option<Size>,
     ) -> PyResult<Self> {
         let distribute = distribute.parse::<Distribute>().or_raise(py)?;
         let settings = storage.map_or_else(Settings::default, Settings::new).with_name(name);
@@ -73,6 +77,12 @@ impl PyColony {
         settings.memory = memory.map(Size::bytes).transpose().or_raise(py)?;
         settings.storage_options = storage_options;
         settings.cache = cache;
+        settings.scratch = scratch;
+        settings.spill = spill.parse().or_raise(py)?;
+        settings.disk_writes_per_day = disk_writes_per_day.map(Size::bytes).transpose().or_raise(py)?;
+        if let Some(limit) = scratch_limit {
+            settings.scratch_limit = limit.bytes().or_raise(py)?;
+        }
         if let Some(limit) = cache_limit {
             settings.cache_limit = limit.bytes().or_raise(py)?;
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use arrow::array::{Array, AsArray};
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, FieldRef, Int64Type};
+use arrow::datatypes::{DataType, FieldRef, Int64Type, IntervalUnit, TimeUnit};
 use datafusion::common::{DataFusionError, ScalarValue};
 use datafusion::execution::SessionStateDefaults;
 use datafusion::logical_expr::simplify::{ExprSimplifyResult, SimplifyContext};
@@ -18,7 +18,11 @@ use datafusion::logical_expr::{
 use crate::size::format_size;
 
 /// Steps that a function takes for one batch at most: seconds of a small core.
-const MAX_STEPS: u64 = 4 << 30;
+const MAX_STEPS: u64 = 1 << 30;
+/// The same for one value: constants are computed while others wait for their plans.
+const MAX_STEPS_ONCE: u64 = 64 << 20;
+/// Microseconds of a day.
+const DAY: i64 = 24 * 3600 * 1_000_000;
 
 /// What of a function grows beyond what it is given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -67,9 +71,11 @@ struct Bounded {
 impl Bounded {
     fn check(&self, args: &ScalarFunctionArgs) -> Result<(), DataFusionError> {
         let (name, wanted) = (self.inner.name(), self.wanted(args));
+        let once = args.args.iter().all(|a| matches!(a, ColumnarValue::Scalar(_)));
+        let steps = if once { MAX_STEPS_ONCE } else { MAX_STEPS };
         match self.growth {
-            Growth::Product if wanted > MAX_STEPS => Err(DataFusionError::Execution(format!(
-                "{name} would take {wanted} steps, and {MAX_STEPS} are the most for one batch: compare shorter texts"
+            Growth::Product if wanted > steps => Err(DataFusionError::Execution(format!(
+                "{name} would take {wanted} steps, and {steps} are the most for one batch: compare shorter texts"
             ))),
             Growth::Times | Growth::Replaced | Growth::To | Growth::Series if wanted > self.limit => {
                 Err(DataFusionError::ResourcesExhausted(format!(
@@ -101,6 +107,11 @@ impl Bounded {
                 whole + text(0).matches(text(1)).count() as u64 * to
             }
             Growth::Product => width(0, row).saturating_mul(width(1, row)),
+            Growth::Series if argument(0).is_some_and(|a| !is_number(a)) => {
+                let moment = |index: usize| argument(index).and_then(|a| moment(a, row)).unwrap_or(0);
+                let step = argument(2).and_then(|a| moment_step(a, row)).unwrap_or(DAY).max(1);
+                (moment(1).abs_diff(moment(0)) / u64::try_from(step).unwrap_or(1)).saturating_mul(8)
+            }
             Growth::Series => {
                 let (from, to) =
                     if args.args.len() == 1 { (0, number(0, row)) } else { (number(0, row), number(1, row)) };
@@ -114,6 +125,36 @@ impl Bounded {
 
 fn is_list(argument: Option<&ColumnarValue>) -> bool {
     argument.is_some_and(|a| a.data_type().is_list())
+}
+
+fn is_number(argument: &ColumnarValue) -> bool {
+    argument.data_type().is_integer() || argument.data_type().is_null()
+}
+
+fn value(argument: &ColumnarValue, row: usize) -> Option<ScalarValue> {
+    match argument {
+        ColumnarValue::Scalar(value) => Some(value.clone()),
+        ColumnarValue::Array(array) => ScalarValue::try_from_array(array, row.min(array.len().checked_sub(1)?)).ok(),
+    }
+}
+
+/// The moment that `argument` is in `row`, in microseconds since the epoch.
+fn moment(argument: &ColumnarValue, row: usize) -> Option<i64> {
+    match value(argument, row)?.cast_to(&DataType::Timestamp(TimeUnit::Microsecond, None)) {
+        Ok(ScalarValue::TimestampMicrosecond(moment, _)) => moment,
+        _ => None,
+    }
+}
+
+/// The length of the interval that `argument` is in `row`, in microseconds; at least one.
+fn moment_step(argument: &ColumnarValue, row: usize) -> Option<i64> {
+    match value(argument, row)?.cast_to(&DataType::Interval(IntervalUnit::MonthDayNano)) {
+        Ok(ScalarValue::IntervalMonthDayNano(Some(step))) => {
+            let days = i64::from(step.months) * 30 + i64::from(step.days);
+            Some((days * DAY + step.nanoseconds / 1000).abs().max(1))
+        }
+        _ => None,
+    }
 }
 
 /// The whole number that `argument` is in `row`.
@@ -166,7 +207,9 @@ fn length(argument: &ColumnarValue, row: usize) -> u64 {
             DataType::Utf8 => array.as_string::<i32>().value_length(row) as usize,
             DataType::LargeUtf8 => array.as_string::<i64>().value_length(row) as usize,
             DataType::Utf8View => array.as_string_view().value(row).len(),
-            other => other.primitive_width().unwrap_or(32),
+            other => {
+                other.primitive_width().unwrap_or_else(|| array.slice(row, 1).get_array_memory_size().min(64 << 20))
+            }
         },
     };
     length as u64
@@ -239,6 +282,11 @@ mod tests {
             ("SELECT lpad('x', 3, '-')", "--x"),
             ("SELECT array_length(range(0, 1000))", "1000"),
             ("SELECT array_length(generate_series(1, 1000))", "1000"),
+            (
+                "SELECT array_length(generate_series(TIMESTAMP '2000-01-01', TIMESTAMP '2000-01-03', INTERVAL '1 hour'))",
+                "49",
+            ),
+            ("SELECT array_length(generate_series(DATE '2000-01-01', DATE '2000-02-01', INTERVAL '1 day'))", "32"),
             ("SELECT levenshtein('kitten', 'sitting')", "3"),
             ("SELECT array_length(array_repeat(column1, 4)) FROM (VALUES (1), (2))", "4"),
             ("SELECT replace('a-b', '-', '+')", "a+b"),
@@ -262,6 +310,7 @@ mod tests {
             "SELECT range(3000000000)",
             "SELECT generate_series(3000000000, 0, -2)",
             "SELECT replace(repeat('a', 100000), 'a', repeat('b', 1000))",
+            "SELECT generate_series(TIMESTAMP '2000-01-01', TIMESTAMP '2030-01-01', INTERVAL '1 second')",
         ] {
             let error = ask(sql).await.unwrap_err();
             assert!(error.to_string().contains("are the most"), "{sql}: {error}");

@@ -15,7 +15,7 @@ use arrow::array::{ArrayRef, Int64Array, StringViewArray};
 use async_trait::async_trait;
 use datafusion::catalog::memory::DataSourceExec;
 use datafusion::common::DataFusionError;
-use datafusion::common::config::ConfigOptions;
+use datafusion::common::config::{ConfigOptions, SpillCompression};
 use datafusion::common::hash_utils::create_hashes;
 use datafusion::datasource::physical_plan::FileScanConfig;
 use datafusion::execution::SessionStateBuilder;
@@ -73,6 +73,8 @@ pub(crate) fn session_config(split: &Split) -> SessionConfig {
     options.optimizer.hash_join_single_partition_threshold = BROADCAST_BYTES;
     options.optimizer.hash_join_single_partition_threshold_rows = BROADCAST_ROWS;
     options.catalog.create_default_catalog_and_schema = false;
+    // Less for flash to bear, and mostly faster: what is spilled repeats itself.
+    options.execution.spill_compression = SpillCompression::Lz4Frame;
     read_own_files(options);
     config
 }
@@ -93,6 +95,9 @@ pub fn node_of(url: &Url) -> Option<NodeId> {
     (url.scheme() == "swarm").then(|| url.host_str()?.parse().ok()).flatten()
 }
 
+/// Counts the changes of [`StepCodec`].
+const PLAN_FORMAT: u32 = 2;
+
 /// A fingerprint of what nodes must agree on to share a query: the plan's encoding, and where hashes send rows.
 ///
 /// # Errors
@@ -103,7 +108,7 @@ pub fn engine() -> Result<String> {
     let mut hashes = vec![0; 3];
     create_hashes([&array, &text], REPARTITION_RANDOM_STATE.random_state(), &mut hashes)?;
     let mixed = hashes.into_iter().fold(0u64, |all, hash| all.rotate_left(7) ^ hash);
-    Ok(format!("datafusion-{}-{mixed:x}", datafusion::DATAFUSION_VERSION))
+    Ok(format!("datafusion-{}-{mixed:x}-{PLAN_FORMAT}", datafusion::DATAFUSION_VERSION))
 }
 
 /// Sets what a session's `SET` statements said.

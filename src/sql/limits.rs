@@ -93,12 +93,16 @@ pub(crate) fn survey(plan: &LogicalPlan) -> Result<Survey> {
     let (mut nodes, mut scans, mut columns, mut groupings) = (0u64, 0u64, 0usize, 0u64);
     plan.apply_with_subqueries(|node| {
         nodes += 1;
-        columns = columns.max(node.schema().fields().len());
         match node {
+            LogicalPlan::Projection(projection) => columns = columns.max(projection.expr.len()),
+            LogicalPlan::Window(window) => columns = columns.max(window.window_expr.len()),
             LogicalPlan::TableScan(_) => scans += 1,
             LogicalPlan::RecursiveQuery(_) => found.recursive = true,
             LogicalPlan::Join(join) => found.join_without_keys |= join.on.is_empty(),
-            LogicalPlan::Aggregate(aggregate) => groupings = groupings.max(grouping_sets(&aggregate.group_expr)),
+            LogicalPlan::Aggregate(aggregate) => {
+                columns = columns.max(aggregate.aggr_expr.len());
+                groupings = groupings.max(grouping_sets(&aggregate.group_expr));
+            }
             _ => {}
         }
         // What is mentioned twice is one plan here, and two for the optimizer: there may be more than can be counted.

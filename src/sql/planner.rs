@@ -20,6 +20,7 @@ use datafusion::logical_expr::{
     CreateMemoryTable, DdlStatement, DmlStatement, Explain, LogicalPlan, LogicalPlanBuilder, ScalarUDF,
     Statement as PlanStatement, WriteOp,
 };
+use datafusion::physical_plan::aggregates::AggregateExec;
 use datafusion::physical_plan::{ExecutionPlan, displayable};
 use datafusion::sql::parser::Statement as DfStatement;
 use datafusion_distributed::{
@@ -39,13 +40,16 @@ use super::stop_points::StopPoints;
 use super::world::World;
 use crate::storage::leafcutter::ROW_GROUP_ROWS;
 use crate::storage::ledger::ROOT_URL;
-use crate::storage::log_cleanup::LOG_RETENTION;
 use crate::storage::vacuum::RETENTION;
 use crate::storage::{AsOf, BoxName, FrameRef, FrameState, HiveName, Meadow, WriteMode};
 use crate::{Error, Result};
 
 /// Encoded bytes of cells that a short query reads at most: some milliseconds of a small core.
 const SHORT_BYTES: u64 = 1 << 20;
+/// What a row counts at least: encoded, many can be next to nothing.
+const SHORT_ROW: u64 = 8;
+/// What rows in memory count.
+const SHORT_MEMORY: u64 = 8 << 10;
 /// What a byte counts below a join.
 const SHORT_JOIN: u64 = 100;
 
@@ -455,9 +459,12 @@ impl Planner {
             }
             Statement::Vacuum { name, retain, force, dry_run } => {
                 let frame = frame_name(&name, session)?;
-                let retain = retention(retain, dry_run || force)?;
+                let (cells, log) = self.meadow.state(&frame, AsOf::Latest).await?.retention();
+                let retain = retention(retain, dry_run || force)?.unwrap_or(cells);
                 let mut leftovers = self.meadow.vacuum(&frame, retain, dry_run).await?;
-                leftovers.extend(self.meadow.clean_log(&frame, LOG_RETENTION.max(retain), dry_run).await?);
+                if let Some(log) = log {
+                    leftovers.extend(self.meadow.clean_log(&frame, log.max(retain), dry_run).await?);
+                }
                 answer::vacuumed(&leftovers, !dry_run)
             }
             Statement::CreateFrame { .. } | Statement::Optimize { .. } | Statement::Other(_) => {
@@ -593,21 +600,34 @@ fn file_bytes(plan: &Arc<dyn ExecutionPlan>) -> u64 {
     files.map(|file| file.effective_size()).sum()
 }
 
-/// Bytes that `plan` reads, if it makes no more rows than these hold. Joins can, even of few rows: they are only taken to
-/// be short over a hundredth of that.
+/// What `plan` costs, as bytes that are read, if it makes no more rows than it reads. Joins can, even of few rows: they are
+/// only taken to be short over a hundredth of that; aggregates work on every row once for each of their grouping sets.
 fn short_bytes(plan: &Arc<dyn ExecutionPlan>) -> Option<u64> {
     let children = plan.children();
     let below = children.iter().map(|child| short_bytes(child)).sum::<Option<u64>>()?;
-    let is_leaf = children.is_empty();
     match plan.name() {
-        "DataSourceExec" if file_scan(plan).is_some() => Some(file_bytes(plan)),
-        // Rows in memory: of `system`, `information_schema`, VALUES.
-        "DataSourceExec" | "EmptyExec" | "PlaceholderRowExec" => Some(0),
+        "DataSourceExec" if file_scan(plan).is_some() => Some(file_bytes(plan).max(file_rows(plan)? * SHORT_ROW)),
+        // Rows in memory: of `system`, `information_schema`, VALUES of a short text.
+        "DataSourceExec" => Some(SHORT_MEMORY),
+        "EmptyExec" | "PlaceholderRowExec" => Some(0),
         "HashJoinExec" | "SortMergeJoinExec" => Some(below * SHORT_JOIN),
-        "NestedLoopJoinExec" | "CrossJoinExec" | "UnnestExec" | "RecursiveQueryExec" => None,
-        _ if is_leaf => None,
-        _ => Some(below),
+        "NestedLoopJoinExec"
+        | "CrossJoinExec"
+        | "UnnestExec"
+        | "RecursiveQueryExec"
+        | "WindowAggExec"
+        | "BoundedWindowAggExec" => None,
+        _ if children.is_empty() => None,
+        _ => Some(
+            below * plan.downcast_ref::<AggregateExec>().map_or(1, |a| a.group_expr().groups().len().max(1) as u64),
+        ),
     }
+}
+
+/// Rows of the files that it scans, when all of them say.
+fn file_rows(plan: &Arc<dyn ExecutionPlan>) -> Option<u64> {
+    let files = file_scan(plan).into_iter().flat_map(|scan| &scan.file_groups).flat_map(|group| group.files());
+    files.map(|file| Some(*file.statistics.as_ref()?.num_rows.get_value()? as u64)).sum()
 }
 
 fn cell_requests(plan: &Arc<dyn ExecutionPlan>) -> u64 {
@@ -717,14 +737,14 @@ fn frame_name(name: &[String], session: &SqlSession) -> Result<FrameRef> {
 }
 
 /// How long a vacuum keeps cells; less than the usual time only on demand.
-fn retention(asked: Option<Duration>, allowed: bool) -> Result<Duration> {
+fn retention(asked: Option<Duration>, allowed: bool) -> Result<Option<Duration>> {
     match asked {
         Some(asked) if asked < RETENTION && !allowed => Err(Error::invalid(format!(
             "cells removed within {} hours may still be read, and younger ones may be of a write that goes on: keep them, \
              or add FORCE when nobody else uses the frame",
             RETENTION.as_secs() / 3600
         ))),
-        asked => Ok(asked.unwrap_or(RETENTION)),
+        asked => Ok(asked),
     }
 }
 

@@ -106,42 +106,131 @@ pub(crate) fn parse(sql: &str) -> Result<Statement> {
     }
 }
 
+/// How operators bind, loosest first; what binds more loosely ends the chains of those that bind more closely.
+const UNION: usize = 0;
+const OR: usize = 1;
+const AND: usize = 2;
+const COMPARISON: usize = 3;
+const SUM: usize = 4;
+const PRODUCT: usize = 5;
+
 /// Refuses chains like `a OR b OR …` so long that working on them, one call within the other, could exhaust a thread's
-/// stack: the parser's own limit does not count them as nested.
+/// stack: the parser's own limit does not count them as nested. Counted are the operators of a kind in a row, on each level
+/// of parentheses, and how deep all of them are together.
 fn check_chains(tokens: &[TokenWithSpan]) -> Result<()> {
-    const KINDS: usize = 6;
-    let kind = |token: &Token| match token {
-        Token::Plus | Token::Minus => Some(0),
-        Token::Mul | Token::Div | Token::Mod => Some(1),
-        Token::StringConcat => Some(2),
-        Token::Eq | Token::Neq | Token::Lt | Token::Gt | Token::LtEq | Token::GtEq | Token::DoubleColon => Some(3),
-        Token::Word(word) if word.quote_style.is_none() => match word.value.to_ascii_uppercase().as_str() {
-            "AND" => Some(4),
-            "OR" | "UNION" | "EXCEPT" | "INTERSECT" | "JOIN" => Some(5),
-            _ => None,
-        },
-        _ => None,
+    #[derive(Default)]
+    struct Level {
+        chains: [usize; 6],
+        /// Of what stood in parentheses.
+        below: usize,
+        deepest: usize,
+    }
+    impl Level {
+        fn depth(&mut self) -> usize {
+            self.deepest = self.deepest.max(self.below + self.chains.iter().sum::<usize>());
+            self.deepest
+        }
+    }
+    let too_long = |token: &Token| {
+        Err(Error::invalid(format!(
+            "the SQL has more than {MAX_CHAIN} operators like {token} in a row: use IN (…), a join with a frame, or several \
+             statements"
+        )))
     };
-    // One count for each kind of operator on each level of parentheses; a comma begins something new.
-    let mut levels = vec![[0usize; KINDS]];
-    for token in tokens {
-        match &token.token {
-            Token::LParen | Token::LBracket => levels.push([0; KINDS]),
-            Token::RParen | Token::RBracket if levels.len() > 1 => drop(levels.pop()),
-            Token::Comma => levels.iter_mut().rev().take(1).for_each(|level| *level = [0; KINDS]),
+    let mut levels = vec![Level::default()];
+    for TokenWithSpan { token, .. } in tokens {
+        match token {
+            Token::LParen | Token::LBracket => levels.push(Level::default()),
+            Token::RParen | Token::RBracket if levels.len() > 1 => {
+                let below = levels.pop().map_or(0, |mut level| level.depth());
+                if let Some(level) = levels.last_mut() {
+                    level.below = level.below.max(below + 1);
+                }
+            }
             token => {
-                let (Some(kind), Some(level)) = (kind(token), levels.last_mut()) else { continue };
-                level[kind] += 1;
-                if level[kind] > MAX_CHAIN {
-                    return Err(Error::invalid(format!(
-                        "the SQL has more than {MAX_CHAIN} operators like {token} in a row: use IN (…), a join with a frame, or \
-                         several statements"
-                    )));
+                let Some(level) = levels.last_mut() else { continue };
+                match binding(token) {
+                    Some(kind) => {
+                        level.depth();
+                        level.chains[kind + 1..].fill(0);
+                        level.chains[kind] += 1;
+                        if level.chains[kind] > MAX_CHAIN || level.depth() > 2 * MAX_CHAIN {
+                            return too_long(token);
+                        }
+                    }
+                    // Something new begins.
+                    None if ends_chains(token) => {
+                        level.depth();
+                        level.chains[OR..].fill(0);
+                        level.below = 0;
+                    }
+                    None => {}
                 }
             }
         }
     }
     Ok(())
+}
+
+/// The kind of an operator.
+fn binding(token: &Token) -> Option<usize> {
+    match token {
+        Token::Word(word) if word.quote_style.is_none() => match word.value.to_ascii_uppercase().as_str() {
+            "UNION" | "EXCEPT" | "INTERSECT" | "JOIN" => Some(UNION),
+            "OR" => Some(OR),
+            "AND" | "XOR" => Some(AND),
+            "IS" | "LIKE" | "ILIKE" | "SIMILAR" | "RLIKE" | "REGEXP" | "BETWEEN" | "COLLATE" | "AT" => Some(COMPARISON),
+            "DIV" => Some(PRODUCT),
+            _ => None,
+        },
+        Token::Plus | Token::Minus | Token::StringConcat => Some(SUM),
+        Token::Mul | Token::Div | Token::Mod => Some(PRODUCT),
+        Token::Word(_) | Token::Number(..) | Token::Char(_) | Token::Whitespace(_) | Token::EOF => None,
+        Token::Comma | Token::SemiColon | Token::Period | Token::Colon | Token::Placeholder(_) => None,
+        Token::LBrace | Token::RBrace | Token::LParen | Token::RParen | Token::LBracket | Token::RBracket => None,
+        token if is_text(token) => None,
+        // Comparisons, bits, arrows, casts.
+        _ => Some(COMPARISON),
+    }
+}
+
+fn is_text(token: &Token) -> bool {
+    matches!(
+        token,
+        Token::SingleQuotedString(_)
+            | Token::DoubleQuotedString(_)
+            | Token::TripleSingleQuotedString(_)
+            | Token::TripleDoubleQuotedString(_)
+            | Token::DollarQuotedString(_)
+            | Token::NationalStringLiteral(_)
+            | Token::EscapedStringLiteral(_)
+            | Token::UnicodeStringLiteral(_)
+            | Token::HexStringLiteral(_)
+            | Token::SingleQuotedByteStringLiteral(_)
+            | Token::DoubleQuotedByteStringLiteral(_)
+    )
+}
+
+fn ends_chains(token: &Token) -> bool {
+    match token {
+        Token::Comma => true,
+        Token::Word(word) if word.quote_style.is_none() => matches!(
+            word.value.to_ascii_uppercase().as_str(),
+            "WHEN"
+                | "THEN"
+                | "ELSE"
+                | "SELECT"
+                | "FROM"
+                | "WHERE"
+                | "ON"
+                | "HAVING"
+                | "GROUP"
+                | "ORDER"
+                | "VALUES"
+                | "SET"
+        ),
+        _ => false,
+    }
 }
 
 /// The query of a text that was written here, not by a user.
@@ -158,7 +247,9 @@ pub(crate) fn query_of(sql: &str) -> Result<DfStatement> {
 /// [`crate::ErrorKind::InvalidInput`] with the place of what was not understood.
 pub fn check_expression(text: &str) -> Result<()> {
     let dialect = GenericDialect {};
-    let mut parser = Parser::new(&dialect).with_recursion_limit(RECURSION_LIMIT).try_with_sql(text).map_err(syntax)?;
+    let tokens = Tokenizer::new(&dialect, text).tokenize_with_location().map_err(|e| syntax(e.into()))?;
+    check_chains(&tokens)?;
+    let mut parser = Parser::new(&dialect).with_recursion_limit(RECURSION_LIMIT).with_tokens_with_locations(tokens);
     parser.parse_expr().map_err(syntax)?;
     match parser.peek_token().token {
         Token::EOF => Ok(()),
@@ -460,15 +551,24 @@ mod tests {
     #[test]
     fn chains_have_an_end() {
         let chain = |operator: &str, length: usize| format!("SELECT {}", vec!["1"; length + 1].join(operator));
-        for operator in ["+", " - ", " OR ", " and ", "||", "*", " = ", " UNION SELECT "] {
+        for operator in ["+", " - ", " OR ", " and ", "||", "*", " = ", " UNION SELECT ", " | ", " << ", " LIKE "] {
             assert!(parse(&chain(operator, MAX_CHAIN)).is_ok(), "{operator}");
             let error = parse(&chain(operator, MAX_CHAIN + 1)).unwrap_err();
             assert!(error.message().contains("in a row"), "{operator}: {error}");
         }
         let list = vec!["1 + 1 - 1"; 5000].join(", ");
         assert!(parse(&format!("SELECT {list} FROM (VALUES ({list}))")).is_ok());
-        let nested = vec!["(a = 1 AND b = 2)"; MAX_CHAIN].join(" OR ");
-        assert!(parse(&format!("SELECT * FROM f WHERE {nested}")).is_ok());
+        for flat in ["(a = 1 AND b = 2)", "a = 1 AND b = 2"] {
+            let flat = vec![flat; MAX_CHAIN].join(" OR ");
+            assert!(parse(&format!("SELECT * FROM f WHERE {flat}")).is_ok());
+        }
+        let branches = "WHEN a = 1 THEN b + 1 ".repeat(5 * MAX_CHAIN);
+        assert!(parse(&format!("SELECT CASE {branches} ELSE 0 END FROM f")).is_ok());
+        // Deep together, though no chain is long.
+        let sum = vec!["1"; MAX_CHAIN].join(" + ");
+        let deep = (0..10).fold("1".to_string(), |inner, _| format!("({inner} + {sum})"));
+        assert!(parse(&format!("SELECT {deep}")).is_err());
+        assert!(check_expression(&vec!["1"; 2 * MAX_CHAIN].join("|")).is_err());
     }
 
     #[test]

@@ -23,7 +23,7 @@ use std::fs::{File, TryLockError};
 use std::io::Write;
 use std::ops::Range;
 use std::path::{Path as FilePath, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use async_trait::async_trait;
@@ -84,6 +84,7 @@ pub struct CellCache {
     hits_bytes: AtomicU64,
     missed_bytes: AtomicU64,
     bytes_written: AtomicU64,
+    paused: AtomicBool,
     /// Tells half-written files apart.
     writes: AtomicU64,
     /// Held locked while the folder is this cache's.
@@ -111,6 +112,7 @@ impl CellCache {
             hits_bytes: AtomicU64::new(0),
             missed_bytes: AtomicU64::new(0),
             bytes_written: AtomicU64::new(0),
+            paused: AtomicBool::new(false),
             writes: AtomicU64::new(0),
             lock: Mutex::new(Some(lock)),
         });
@@ -438,8 +440,13 @@ impl CellCache {
         }
     }
 
+    /// Keeps nothing more, or again, on disk; what is there is read on.
+    pub fn pause_writes(&self, pause: bool) {
+        self.paused.store(pause, Ordering::Relaxed);
+    }
+
     fn keep(&self, key: &CellKey, number: u64, block: &Block) {
-        if !self.is_open() {
+        if !self.is_open() || self.paused.load(Ordering::Relaxed) {
             return;
         }
         let id = key.block(number);

@@ -3,7 +3,7 @@
 //! | this ∥ landed first | append | overwrite, delete, update, merge | compaction |
 //! |---|---|---|---|
 //! | append | lands | lands, its rows come after | lands |
-//! | overwrite | lands, the rows appended stay | conflict when both remove one cell | conflict when both remove one cell |
+//! | overwrite | lands, the rows appended stay | conflict when both remove one cell | lands, with the rows appended meanwhile removed where they were compacted with others |
 //! | delete, update, merge | lands: as if the rows were appended after it | conflict | conflict when both remove one cell |
 //! | compaction | lands | conflict when both remove one cell | conflict when both remove one cell |
 //!

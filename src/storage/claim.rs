@@ -12,7 +12,7 @@ use object_store::path::Path;
 
 use super::backend::StorageBackend;
 use crate::sync::lock;
-use crate::{ErrorKind, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// Claims on jobs in one meadow.
 #[derive(Debug)]
@@ -70,6 +70,11 @@ impl Claims {
             holder.split(' ').next().filter(|id| id.len() == 32 && id.bytes().all(|b| b.is_ascii_alphanumeric()));
         let mark = Path::from(format!("{}.over-{}", claim.path, holder.unwrap_or("damaged")));
         if self.backend.put_if_not_exists(&mark, claim.body(0)).await? {
+            // Another may have taken it over, mark and all, since it was looked at.
+            if self.backend.get(&claim.path).await.is_ok_and(|now| now != stale) {
+                self.backend.delete(&mark).await?;
+                return Ok(None);
+            }
             self.backend.put(&claim.path, claim.body(0)).await?;
             self.backend.delete(&mark).await?;
             lock(&self.seen).remove(&claim.path);
@@ -85,8 +90,11 @@ impl Claims {
     /// Shows that the holder lives, `count` times so far.
     ///
     /// # Errors
-    /// What the storage says.
+    /// `Conflict` when it was taken for dead and another has the job now; what the storage says.
     pub async fn renew(&self, claim: &Claim, count: u64) -> Result<()> {
+        if !self.backend.get(&claim.path).await?.starts_with(claim.id.as_bytes()) {
+            return Err(Error::conflict("another node has taken this job over"));
+        }
         self.backend.put(&claim.path, claim.body(count)).await
     }
 

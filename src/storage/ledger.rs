@@ -40,7 +40,9 @@ use super::cells::{CellFile, CellPlan};
 use super::change::{Change, keeps_rows};
 use super::history::{self, Commit, HistoryEntry};
 use super::leafcutter::Cut;
+use super::log_cleanup::LOG_RETENTION;
 use super::names::FrameRef;
+use super::vacuum::RETENTION;
 use crate::sync::lock;
 use crate::{Error, ErrorKind, Result};
 
@@ -130,6 +132,15 @@ impl FrameState {
         let schema: Schema = snapshot.schema().as_ref().try_into_arrow()?;
         let partition_by = snapshot.table_configuration().logical_partition_columns().to_vec();
         Ok(Self { frame: frame.clone(), schema: Arc::new(schema), partition_by, snapshot, cells: OnceLock::new() })
+    }
+
+    /// What its table properties say of how long removed cells and log entries are kept; `None` for log entries that
+    /// are never to be cleaned up.
+    pub fn retention(&self) -> (Duration, Option<Duration>) {
+        let properties = self.snapshot.table_properties();
+        let cells = properties.deleted_file_retention_duration.unwrap_or(RETENTION);
+        let cleans = properties.enable_expired_log_cleanup != Some(false);
+        (cells, cleans.then(|| properties.log_retention_duration.unwrap_or(LOG_RETENTION)))
     }
 
     /// Its version.
@@ -389,7 +400,7 @@ impl Inner {
     }
 
     fn commit_blocking(&self, base: &Arc<FrameState>, cells: &[CellFile], change: &Change) -> Result<Arc<FrameState>> {
-        let removed = match change {
+        let mut removed = match change {
             Change::Append => Arc::default(),
             Change::Overwrite => Arc::new(live_paths(&base.snapshot, self.engine.as_ref())?),
             Change::Replace(_, removed) => Arc::clone(removed),
@@ -401,7 +412,13 @@ impl Inner {
                 None => pause(backoff(attempt)),
             }
             let newer = Snapshot::builder_from(Arc::clone(&snapshot)).build(self.engine.as_ref())?;
-            self.check_conflict(base, &newer, change, &removed)?;
+            match self.check_conflict(base, &newer, change, &removed) {
+                // All rows go: those that were only written together meanwhile go with the others.
+                Err(error) if error.kind() == ErrorKind::Conflict && self.only_compacted(base, &newer, change)? => {
+                    removed = Arc::new(live_paths(&newer, self.engine.as_ref())?);
+                }
+                checked => checked?,
+            }
             snapshot = newer;
         }
         Err(Error::new(
@@ -513,6 +530,23 @@ impl Inner {
             }
         }
         Ok(())
+    }
+
+    /// Whether an overwrite is only in the way of compactions and appends.
+    fn only_compacted(&self, base: &FrameState, newer: &SnapshotRef, change: &Change) -> Result<bool> {
+        if !matches!(change, Change::Overwrite)
+            || newer.schema() != base.snapshot.schema()
+            || newer.metadata_configuration() != base.snapshot.metadata_configuration()
+        {
+            return Ok(false);
+        }
+        for version in base.version() + 1..=newer.version() {
+            let commit = self.io.block_on(Commit::read(self.store.as_ref(), &base.frame, version))?;
+            if !keeps_rows(&commit.entry) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     fn remember(&self, state: &Arc<FrameState>) {

@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use apiary::actors::Spill;
 use apiary::size::parse_size;
 use apiary::sql::Distribute;
 use apiary::{BoxName, FrameRef, HiveName, Settings};
@@ -58,6 +59,18 @@ pub(crate) struct NodeArgs {
     /// Most bytes in that folder, like 10GB [default: 4GB]
     #[arg(long, global = true, value_name = "SIZE", env = "APIARY_CACHE_LIMIT", value_parser = parse_size)]
     cache_limit: Option<u64>,
+    /// Folder where queries put what does not fit into memory [default: the system's temporary folder]
+    #[arg(long, global = true, value_name = "DIR", env = "APIARY_SCRATCH")]
+    scratch: Option<PathBuf>,
+    /// Most bytes there at a time, like 20GB [default: 10GB]
+    #[arg(long, global = true, value_name = "SIZE", env = "APIARY_SCRATCH_LIMIT", value_parser = parse_size)]
+    scratch_limit: Option<u64>,
+    /// Whether they may put anything there: disk or none [default: disk]
+    #[arg(long, global = true, value_name = "POLICY", env = "APIARY_SPILL")]
+    spill: Option<Spill>,
+    /// Most bytes that they and the cache write to this machine's disk in 24 hours [default: no limit]
+    #[arg(long, global = true, value_name = "SIZE", env = "APIARY_DISK_WRITES_PER_DAY", value_parser = parse_size)]
+    disk_writes_per_day: Option<u64>,
     /// Setting of the storage, like endpoint=http://host:9000, region=eu-central-1, path_style=true or
     /// allow_http=true; may be repeated. Better leave keys to the environment: others can read a command line
     #[arg(long = "storage-option", global = true, value_name = "KEY=VALUE")]
@@ -249,6 +262,10 @@ impl Cli {
             settings = settings.with_cache(folder);
         }
         settings.cache_limit = self.node.cache_limit.unwrap_or(settings.cache_limit);
+        settings.scratch.clone_from(&self.node.scratch);
+        settings.scratch_limit = self.node.scratch_limit.unwrap_or(settings.scratch_limit);
+        settings.spill = self.node.spill.unwrap_or_default();
+        settings.disk_writes_per_day = self.node.disk_writes_per_day;
         // What ends with its one answer keeps no house.
         settings = settings.with_housekeeping(false);
         match &self.command {

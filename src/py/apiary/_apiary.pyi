@@ -57,6 +57,10 @@ class Colony:
         cache: str | None,
         cache_limit: int | str | None,
         housekeeping: bool,
+        scratch: str | None,
+        scratch_limit: int | str | None,
+        spill: str,
+        disk_writes_per_day: int | str | None,
     ) -> None: ...
     def sql(
         self, query: str, params: dict[str, Any] | list[Any] | None = None, time_limit: float | None = None

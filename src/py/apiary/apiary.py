@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from types import TracebackType
 
-    from .types import Distribute, Params, Schema, Seconds, Storage
+    from .types import Distribute, Params, Schema, Seconds, Spill, Storage
 
 _open: weakref.WeakSet[Apiary] = weakref.WeakSet()
 
@@ -52,6 +52,11 @@ class Apiary:
         cache_limit: most bytes in that folder, or text like ``"20GB"``; 4 GB without it.
         housekeeping: whether this process merges the small cells of frames that it wrote to, while it has little else to
             do. ``ALTER FRAME name SET HOUSEKEEPING OFF`` leaves a frame alone.
+        scratch: folder where queries put what does not fit into memory; the system's temporary folder without it.
+        scratch_limit: most bytes there at a time; 10 GB without it.
+        spill: ``"disk"``, or ``"none"``: a query that does not fit raises :class:`MemoryExceededError`.
+        disk_writes_per_day: most bytes that queries and the cache write to this machine's disk in 24 hours, because flash
+            wears out; after that nothing is put into ``scratch`` and ``cache``. ``status()["disk_written"]`` counts.
     """
 
     def __init__(
@@ -68,10 +73,16 @@ class Apiary:
         cache: str | os.PathLike[str] | None = None,
         cache_limit: str | int | None = None,
         housekeeping: bool = True,
+        scratch: str | os.PathLike[str] | None = None,
+        scratch_limit: str | int | None = None,
+        spill: Spill = "disk",
+        disk_writes_per_day: str | int | None = None,
     ) -> None:
         convert.positive("bees", bees)
         convert.positive("memory", memory)
         convert.positive("cache_limit", cache_limit)
+        convert.positive("scratch_limit", scratch_limit)
+        convert.positive("disk_writes_per_day", disk_writes_per_day)
         self._name = name
         self._native = Colony(
             name,
@@ -85,6 +96,10 @@ class Apiary:
             None if cache is None else os.fspath(cache),
             cache_limit,
             housekeeping,
+            None if scratch is None else os.fspath(scratch),
+            scratch_limit,
+            spill,
+            disk_writes_per_day,
         )
         _open.add(self)
 

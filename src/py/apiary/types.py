@@ -49,5 +49,8 @@ Distribute: TypeAlias = Literal["auto", "always", "never"]
 Backpressure: TypeAlias = Literal["block", "error", "ignore"]
 """What becomes of a write while the node is hot."""
 
+Spill: TypeAlias = Literal["disk", "none"]
+"""Where queries put what does not fit into memory."""
+
 Storage: TypeAlias = Union[str, "PathLike[str]"]
 """URL or path of a meadow."""
