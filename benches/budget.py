@@ -1,10 +1,10 @@
 """A hard limit: the 22 TPC-H queries at scale 10 in a process that the system lets have 1 GB, or 512 MB.
 
-Measured: wall time of each query, each in a process of its own, in a cgroup whose memory controller counts all of it, the
-page cache included; the process's peak of resident memory; whether the answer is that of DuckDB without a limit.
+Measured: wall time of each query, each in a process of its own, in a cgroup whose memory controller counts all of it,
+the page cache included; the process's peak of resident memory; whether the answer is that of DuckDB without a limit.
 Peer: DuckDB in the same cgroup on the same cells, with a ``memory_limit`` of 70 % of it and as many threads as bees.
-How to read it: "total" are the seconds of the queries that both finished. A query that failed or was wrong makes the exit
-code 1. Needs a cgroup v1 memory controller that can be written.
+How to read it: "total" are the seconds of the queries that both finished. A query that failed or was wrong makes the
+exit code 1. Needs a cgroup v1 memory controller that can be written.
 
     python benches/budget.py --meadow /data/sf10 --limit 1GB --memory 800MB
 """
@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from support import need, node_binary, print_conditions, print_table
+from support import need, print_conditions, print_table
 from tpch import TABLES, query, same
 
 CGROUPS = Path("/sys/fs/cgroup/memory")
@@ -76,17 +76,27 @@ def main() -> None:
             spec["sql"] = query(number, args.scale)
             right = run(PEER, spec | {"memory": None, "answer": f"{folder}/right"}, None)
             peer = run(PEER, spec | {"memory": f"{limit * 7 // 10 >> 20}MB", "answer": f"{folder}/peer"}, limit)
-            ours = spec | {"memory": args.memory, "meadow": str(args.meadow), "box": args.box, "answer": f"{folder}/ours"}
+            ours = spec | {
+                "memory": args.memory,
+                "meadow": str(args.meadow),
+                "box": args.box,
+                "answer": f"{folder}/ours",
+            }
             got = run(OURS, ours, limit)
             verdict = got.get("error") or ("right" if equal(f"{folder}/ours", f"{folder}/right") else "WRONG")
             bad += [number] if verdict != "right" or "error" in right else []
             if "seconds" in got and "seconds" in peer:
                 totals = [totals[0] + got["seconds"], totals[1] + peer["seconds"]]
-            shown = [f"{r['seconds']:.1f} s, {r['peak'] >> 20} MB" if "seconds" in r else r["error"] for r in (got, peer)]
+            shown = [
+                f"{r['seconds']:.1f} s, {r['peak'] >> 20} MB" if "seconds" in r else r["error"] for r in (got, peer)
+            ]
             rows.append([f"Q{number}", *shown, verdict])
             print(*rows[-1], sep=" | ", flush=True)
     print_table(["query", "apiary", "duckdb", "answer"], rows)
-    print(f"total: {totals[0]:.1f} s, duckdb {totals[1]:.1f} s: {totals[0] / max(totals[1], 0.1):.2f}x; not right: {bad or 'none'}")
+    print(
+        f"total: {totals[0]:.1f} s, duckdb {totals[1]:.1f} s: {totals[0] / max(totals[1], 0.1):.2f}x; "
+        f"not right: {bad or 'none'}"
+    )
     sys.exit(bool(bad))
 
 

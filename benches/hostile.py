@@ -38,7 +38,8 @@ HOSTILE = {
     "join of few keys, rows": "SELECT a.*, b.l_comment FROM lineitem a JOIN lineitem b USING (l_linenumber)",
     "outer join of few keys": "SELECT count(a.o_comment || b.o_comment) FROM orders a FULL JOIN orders b "
     "ON a.o_orderstatus = b.o_orderstatus",
-    "anti join": "SELECT count(*) FROM orders WHERE o_orderkey NOT IN (SELECT l_orderkey + 0 * l_partkey FROM lineitem)",
+    "anti join": "SELECT count(*) FROM orders WHERE o_orderkey NOT IN "
+    "(SELECT l_orderkey + 0 * l_partkey FROM lineitem)",
     "array_agg": "SELECT array_agg(l_comment) FROM lineitem",
     "array_agg, ordered": "SELECT array_agg(l_comment ORDER BY l_extendedprice) FROM lineitem",
     "array_agg, distinct": "SELECT array_agg(DISTINCT l_comment) FROM lineitem",
@@ -49,7 +50,8 @@ HOSTILE = {
     "stddev(l_quantity) FROM lineitem GROUP BY 1",
     "cube": f"SELECT {COLUMNS}, count(*) FROM lineitem GROUP BY CUBE ({COLUMNS})",
     "distinct of all": "SELECT count(*) FROM (SELECT DISTINCT * FROM lineitem JOIN orders ON l_orderkey = o_orderkey)",
-    "distinct counts": "SELECT count(DISTINCT l_comment), count(DISTINCT l_partkey), count(DISTINCT l_orderkey) FROM lineitem",
+    "distinct counts": "SELECT count(DISTINCT l_comment), count(DISTINCT l_partkey), count(DISTINCT l_orderkey) "
+    "FROM lineitem",
     "median": "SELECT median(l_extendedprice), median(l_partkey), median(l_orderkey) FROM lineitem",
     "percentile by group": "SELECT l_suppkey, percentile_cont(0.9) WITHIN GROUP (ORDER BY l_extendedprice) "
     "FROM lineitem GROUP BY 1",
@@ -72,7 +74,8 @@ HOSTILE = {
     "giant IN list, numbers": f"SELECT count(*) FROM lineitem WHERE l_partkey IN ({NUMBERS})",
     "giant IN list, texts": f"SELECT count(*) FROM lineitem WHERE l_comment IN ({WORDS})",
     "giant VALUES": f"SELECT count(*) FROM (VALUES {', '.join(f'({i})' for i in range(200_000))})",
-    "long OR": "SELECT count(*) FROM lineitem WHERE " + " OR ".join(f"l_partkey = {i} AND l_tax > 0.0{i % 9}" for i in range(5000)),
+    "long OR": "SELECT count(*) FROM lineitem WHERE "
+    + " OR ".join(f"l_partkey = {i} AND l_tax > 0.0{i % 9}" for i in range(5000)),
     "deep parentheses": "SELECT " + "(" * 20_000 + "1" + ")" * 20_000,
     "deep sum": "SELECT " + "1+" * 50_000 + "1",
     "deep CASE": "SELECT " + "CASE WHEN l_tax > 0 THEN 1 ELSE " * 500 + "0" + " END" * 500 + " FROM lineitem",
@@ -80,9 +83,13 @@ HOSTILE = {
     "deep NOT": "SELECT " + "NOT " * 20_000 + "true",
     "deep subqueries": "SELECT * FROM (" * 500 + "SELECT 1" + ")" * 500,
     "many unions": " UNION ALL ".join(["SELECT l_comment FROM lineitem"] * 1000),
-    "many joins": "SELECT count(*) FROM nation n0 " + " ".join(f"JOIN nation n{i} ON n0.n_nationkey = n{i}.n_nationkey" for i in range(1, 150)),
+    "many joins": "SELECT count(*) FROM nation n0 "
+    + " ".join(f"JOIN nation n{i} ON n0.n_nationkey = n{i}.n_nationkey" for i in range(1, 150)),
     "many CTEs": "WITH "
-    + ", ".join(f"c{i} AS (SELECT * FROM {'nation' if i == 0 else f'c{i - 1} UNION ALL SELECT * FROM c{i - 1}'})" for i in range(24))
+    + ", ".join(
+        f"c{i} AS (SELECT * FROM {'nation' if i == 0 else f'c{i - 1} UNION ALL SELECT * FROM c{i - 1}'})"
+        for i in range(24)
+    )
     + " SELECT count(*) FROM c23",
     "many columns": "SELECT " + ", ".join(f"l_tax + {i}" for i in range(20_000)) + " FROM lineitem",
     "regex, backtracking": "SELECT count(*) FROM lineitem WHERE l_comment ~ '^(([a-z ])+.)+[A-Z]([a-z ])+$'",

@@ -2,8 +2,8 @@
 
 Measured: the node's temperature and band ten times a second, while one, then more queries that hold memory run, then
 others wait behind them, then all end; and how long a write takes that begins every half second meanwhile.
-Peer: none. How to read it: the line must rise through the bands and fall through them; "changes" are the changes of band,
-and more than the bands that it passed on its way up and down would be flapping.
+Peer: none. How to read it: the line must rise through the bands and fall through them; "changes" are those of band, and
+more than the bands that it passed on its way up and down would be flapping.
 
     python benches/temperature.py --plot docs/temperature.png      # the plot needs matplotlib
 """
@@ -107,7 +107,11 @@ def plot(samples: list[tuple[float, float, str]], writes: list[tuple[float, floa
     for began, took, outcome in writes:
         color = "tab:red" if outcome else "tab:orange" if took > 0.5 else "tab:green"
         axes.plot([began, began + took], [0.02, 0.02], color=color, linewidth=3, solid_capstyle="butt")
-    axes.set(xlabel="seconds (below: writes; green went on, orange waited, red refused)", ylabel="temperature", ylim=(0, 1.02))
+    axes.set(
+        xlabel="seconds (below: writes; green went on, orange waited, red refused)",
+        ylabel="temperature",
+        ylim=(0, 1.02),
+    )
     figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)

@@ -118,7 +118,7 @@ pub(crate) struct Core {
     /// What was written to the local disk.
     pub(crate) wear: Wear,
     born: Instant,
-    _scratch: Option<Scratch>,
+    scratch: Mutex<Option<Scratch>>,
     pub(crate) admission: Arc<Admission>,
     pub(crate) thermometer: Thermometer,
     pub(crate) token: CancellationToken,
@@ -199,7 +199,7 @@ impl Core {
             _budget: budget,
             wear: Wear::default(),
             born: Instant::now(),
-            _scratch: scratch,
+            scratch: Mutex::new(scratch),
             thermometer: Thermometer::new(),
             token: CancellationToken::new(),
             heart,
@@ -658,6 +658,7 @@ impl Colony {
             // A thread that panicked has stopped too.
             let _ = thread.join();
         }
+        drop(lock(&self.core.scratch).take());
         Ok(())
     }
 

@@ -50,13 +50,13 @@ class Apiary:
         cache: folder on this machine that keeps what was read of cells in a bucket: the next scan reads it from there.
             One process at a time uses a folder.
         cache_limit: most bytes in that folder, or text like ``"20GB"``; 4 GB without it.
-        housekeeping: whether this process merges the small cells of frames that it wrote to, while it has little else to
-            do. ``ALTER FRAME name SET HOUSEKEEPING OFF`` leaves a frame alone.
+        housekeeping: whether this process merges the small cells of frames that it wrote to, while it has little else
+            to do. ``ALTER FRAME name SET HOUSEKEEPING OFF`` leaves a frame alone.
         scratch: folder where queries put what does not fit into memory; the system's temporary folder without it.
         scratch_limit: most bytes there at a time; 10 GB without it.
         spill: ``"disk"``, or ``"none"``: a query that does not fit raises :class:`MemoryExceededError`.
-        disk_writes_per_day: most bytes that queries and the cache write to this machine's disk in 24 hours, because flash
-            wears out; after that nothing is put into ``scratch`` and ``cache``. ``status()["disk_written"]`` counts.
+        disk_writes_per_day: most bytes that queries and the cache write to this machine's disk in 24 hours, because
+            flash wears out; after that nothing is put into ``scratch`` and ``cache``. ``status()["disk_written"]`` counts.
     """
 
     def __init__(

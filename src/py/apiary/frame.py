@@ -68,8 +68,8 @@ class Frame:
         ``__arrow_c_stream__``, an iterator of record batches, a dict of lists, or a list of dicts. Columns are matched
         by name; a nullable column may be missing, an unknown one is refused.
 
-        While the node is hot (see :meth:`Apiary.status`), ``backpressure`` decides: ``"block"`` waits until it is cooler,
-        at most 30 seconds, ``"error"`` raises :class:`BusyError` at once, ``"ignore"`` writes all the same.
+        While the node is hot (see :meth:`Apiary.status`), ``backpressure`` decides: ``"block"`` waits until it is
+        cooler, at most 30 seconds, ``"error"`` raises :class:`BusyError` at once, ``"ignore"`` writes all the same.
         """
         return self._write(data, overwrite=False, backpressure=backpressure)
 
@@ -169,9 +169,7 @@ class Frame:
         except NotFoundError as error:
             raise self._missing(error) from error
 
-    def _send(
-        self, data: Data, source: Input, *, overwrite: bool, backpressure: Backpressure
-    ) -> dict[str, Any]:
+    def _send(self, data: Data, source: Input, *, overwrite: bool, backpressure: Backpressure) -> dict[str, Any]:
         try:
             return self._apiary._native.write(self._name, source.stream, overwrite, backpressure)
         except KeyboardInterrupt:
