@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10, help="of each step")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, apiary.Apiary("ramp", folder, bees=1, memory="64MB") as ap:
-        rows = "SELECT value AS k, repeat(md5(CAST(value AS VARCHAR)), 16) AS t FROM generate_series(1, 72000)"
+        rows = "SELECT value AS k, repeat(md5(CAST(value AS VARCHAR)), 16) AS t FROM generate_series(1, 75000)"
         ap.sql(f"CREATE FRAME wide AS {rows}")
         ap.sql("CREATE FRAME small (x BIGINT)")
         samples, writes = ramp(ap, args.seconds)

@@ -56,7 +56,8 @@ class Apiary:
         scratch_limit: most bytes there at a time; 10 GB without it.
         spill: ``"disk"``, or ``"none"``: a query that does not fit raises :class:`MemoryExceededError`.
         disk_writes_per_day: most bytes that queries and the cache write to this machine's disk in 24 hours, because
-            flash wears out; after that nothing is put into ``scratch`` and ``cache``. ``status()["disk_written"]`` counts.
+            flash wears out; after that nothing is put into ``scratch`` and ``cache``. ``status()["disk_written"]``
+            counts.
     """
 
     def __init__(
