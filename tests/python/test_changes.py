@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import apiary
@@ -83,3 +84,19 @@ def test_threads_that_count_in_one_row_count_right(frame: Frame) -> None:
     for thread in threads:
         thread.join()
     assert rows(frame.read())[7][2] == 1 + 20
+
+
+def test_an_overwrite_is_not_in_the_way_of_cells_that_are_merged_meanwhile(ap: Apiary) -> None:
+    frame = ap.create_frame("f", pa.schema([("x", pa.int64())]))
+    for x in range(5):
+        frame.write({"x": [x]})
+
+    def rows() -> Iterator[pa.RecordBatch]:
+        yield pa.record_batch({"x": [100]})
+        frame.write({"x": [5]})
+        assert frame.optimize().cells_removed == 6
+        yield pa.record_batch({"x": [101]})
+
+    frame.overwrite(rows())
+    assert sorted(ap.sql("SELECT x FROM f").to_arrow()["x"].to_pylist()) == [100, 101]
+    assert [entry.operation for entry in frame.history()[:2]] == ["WRITE", "OPTIMIZE"]
