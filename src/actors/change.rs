@@ -25,8 +25,8 @@ use super::write::{Writing, cell_cut, write_frame};
 use crate::sql::row_change::{TARGET, columns, quoted};
 use crate::sql::statement::query_of;
 use crate::sql::{Ask, PhysicalQuery, RowChange, Target};
+use crate::storage::Cells;
 use crate::storage::leafcutter::{Cut, worth_merging};
-use crate::storage::ledger::Cells;
 use crate::storage::{AsOf, Change, ChangeResult, FrameRef, Rewrite};
 use crate::{Error, ErrorKind, Result};
 
@@ -72,23 +72,33 @@ pub(crate) async fn replace(
             Replacing::Tier(least) => this.optimize(&[], Some(*least)).await,
         };
         match outcome {
-            Err(error) if error.kind() == ErrorKind::Conflict && run < TRIES => {
+            Err(error) if may_run_again(&error, run) => {
                 tracing::debug!(%error, %frame, run, "a statement is run again on the new version");
-                let longest = (FIRST_PAUSE * 2u32.pow(run.min(8) - 1)).min(LAST_PAUSE);
-                let pause = tokio::time::sleep(longest.mul_f64(fastrand::f64()));
-                until_stopped(query, pause.map(Ok)).await?;
+                pause_before_next(run, query).await?;
             }
             outcome => return outcome,
         }
     }
 }
 
+/// Whether a statement whose run number `run` ended so is run once more.
+pub(super) fn may_run_again(error: &Error, run: u32) -> bool {
+    error.kind() == ErrorKind::Conflict && run < TRIES
+}
+
+/// Waits until the next run: longer each time, and not as long as others do.
+pub(super) async fn pause_before_next(run: u32, query: &QueryRecord) -> Result<()> {
+    let longest = (FIRST_PAUSE * 2u32.pow(run.min(8) - 1)).min(LAST_PAUSE);
+    let pause = tokio::time::sleep(longest.mul_f64(fastrand::f64()));
+    until_stopped(query, pause.map(Ok)).await
+}
+
 /// One run.
-struct Run<'a> {
-    core: &'a Arc<Core>,
-    frame: &'a FrameRef,
-    ask: &'a Ask<'a>,
-    query: &'a QueryRecord,
+pub(super) struct Run<'a> {
+    pub(super) core: &'a Arc<Core>,
+    pub(super) frame: &'a FrameRef,
+    pub(super) ask: &'a Ask<'a>,
+    pub(super) query: &'a QueryRecord,
 }
 
 /// What the first query found.
@@ -102,13 +112,22 @@ struct Found {
 }
 
 impl Run<'_> {
-    async fn target(&self) -> Result<Target> {
-        let (state, cells) = self.core.meadow.version(self.frame, AsOf::Latest).await?;
+    /// The version that this run sees.
+    pub(super) async fn target(&self) -> Result<Target> {
+        let version = self.core.meadow.version(self.frame, AsOf::Latest);
+        let (state, cells) = until_stopped(self.query, version).await?;
         Ok(Target::new(state, cells))
     }
 
+    /// How many rows of a version a condition holds for.
+    pub(super) async fn count(&self, target: &Target, condition: &str) -> Result<u64> {
+        let counting = "SELECT 0 AS cell, 0 AS matches, count(*) AS rows, 0 AS updated, 0 AS deleted FROM";
+        let counting = format!("{counting} {} WHERE {condition}", quoted(TARGET));
+        Ok(self.found(&self.plan(query_of(&counting)?, target, false).await?).await?.rows)
+    }
+
     async fn change(&self, change: &RowChange) -> Result<ChangeResult> {
-        let mut target = until_stopped(self.query, self.target()).await?;
+        let mut target = self.target().await?;
         // Says what is wrong with the statement before anything is read.
         let replacement = change.replacement(&target.state.schema)?;
         let mut found = Found::default();
@@ -156,7 +175,7 @@ impl Run<'_> {
     }
 
     async fn optimize(&self, cluster_by: &[String], tier: Option<usize>) -> Result<ChangeResult> {
-        let mut target = until_stopped(self.query, self.target()).await?;
+        let mut target = self.target().await?;
         let schema = &target.state.schema;
         for column in cluster_by {
             schema
@@ -250,12 +269,10 @@ impl Run<'_> {
     /// Rows of the cells that are to be replaced; counted where the ledger does not say.
     async fn rows_before(&self, target: &Target, cells: &[usize]) -> Result<u64> {
         let known: Option<u64> = cells.iter().map(|index| target.cells.rows(*index)).sum();
-        if let Some(rows) = known {
-            return Ok(rows);
+        match known {
+            Some(rows) => Ok(rows),
+            None => self.count(target, "true").await,
         }
-        let counting = "SELECT 0 AS cell, 0 AS matches, count(*) AS rows, 0 AS updated, 0 AS deleted FROM";
-        let counting = format!("{counting} {}", quoted(TARGET));
-        Ok(self.found(&self.plan(query_of(&counting)?, target, false).await?).await?.rows)
     }
 
     fn nothing(&self, target: &Target) -> ChangeResult {

@@ -40,14 +40,15 @@ use super::write::write_frame;
 use crate::sql::{Backpressure, Planner, Split, bounded};
 use crate::storage::cached::{CacheStats, CellCache};
 use crate::storage::cells::CellFile;
+use crate::storage::ledger::LEDGER_THREADS;
 use crate::storage::{AsOf, BoxName, FrameInfo, FrameRef, HistoryEntry, HiveName, Meadow, WriteMode, WriteResult};
 use crate::sync::lock;
 use crate::{Error, Result};
 
 /// Threads of the runtime that talks to storage: requests wait, they do not compute.
 const IO_THREADS: usize = 2;
-/// Threads for blocking ledger work and local files.
-const IO_BLOCKING_THREADS: usize = 16;
+/// Threads for blocking ledger work, and as many for the local files that it waits for.
+const IO_BLOCKING_THREADS: usize = 2 * LEDGER_THREADS;
 /// Encoded bytes that one bee scans and works on in a second: what TPC-H's queries take on a small core.
 const SCAN_RATE: f64 = 100e6;
 /// What sharing a query costs beside its requests: encoding plans, waiting for looks.

@@ -15,6 +15,7 @@ use futures::{FutureExt, StreamExt};
 use tokio::sync::{mpsc, oneshot};
 
 use super::admission::Ticket;
+use super::alter::alter;
 use super::bee::{BeeCore, caught, on_bee, with_room};
 use super::change::{Replacing, replace};
 use super::colony::Core;
@@ -24,7 +25,7 @@ use super::share::Shared;
 use super::write::write_frame;
 use crate::sql::distribution::{SwarmBees, lean_options, node_url};
 use crate::sql::{
-    Ask, Backpressure, Distribute, Facts, Params, PhysicalQuery, Planned, Spread, SqlSession, changed, written,
+    Ask, Backpressure, Distribute, Facts, Params, PhysicalQuery, Planned, Spread, SqlSession, altered, changed, written,
 };
 use crate::storage::{AsOf, FrameRef, FrameState, WriteMode};
 use crate::sync::lock;
@@ -246,6 +247,10 @@ impl Attempt {
             Planned::Change { frame, change } => {
                 let result = replace(core, &frame, &Replacing::Rows(&change), &ask, query).await?;
                 changed(&frame, &result).map(Answer::Ready)
+            }
+            Planned::Alter { frame, alteration } => {
+                let version = alter(core, &frame, &alteration, &ask, query).await?;
+                altered(&frame, version).map(Answer::Ready)
             }
             Planned::Optimize { frame, cluster_by } => {
                 let replacing = match self.job.as_ref() {

@@ -24,6 +24,7 @@
 //! | `scout` | the actor that plans statements and runs the short ones |
 //! | `lead` | one statement from its plan to its last row |
 //! | `change` | DELETE, UPDATE, MERGE and OPTIMIZE |
+//! | `alter` | changes of a frame that its rows must allow |
 //! | `housekeeper` | the actor that merges cells and removes what is not needed |
 //! | `heartbeat` | this node's beat and its view of the swarm |
 //! | `pace` | how often this node asks what is new |
@@ -41,6 +42,7 @@
 //! | `guard` | what the process holds, and who must go when it is too much |
 
 mod admission;
+mod alter;
 mod attempt;
 mod bee;
 mod chamber;

@@ -126,7 +126,8 @@ impl Thermometer {
         let weight = 1.0 - (-passed / SMOOTHING.as_secs_f64()).exp();
         let temperature = reading.temperature + weight * (load.temperature() - reading.temperature);
         *reading = Reading { at: now.max(reading.at), temperature, band: reading.band.next(temperature) };
-        (reading.temperature, reading.band)
+        // Thousandths: more is noise.
+        ((reading.temperature * 1e3).round() / 1e3, reading.band)
     }
 }
 

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::colony::Core;
 use super::query::QueryRecord;
+use crate::sql::row_check::RowCheck;
 use crate::storage::cells::{CellFile, CellPlan, CellWriter};
 use crate::storage::leafcutter::Cut;
 use crate::storage::schema::Coercion;
@@ -25,11 +26,12 @@ use crate::{Error, Result};
 const ROWS_AT_A_TIME: usize = 65_536;
 
 /// One bee's share of a write: it takes batches until there are no more.
-#[derive(Message)]
+#[derive(Clone, Message)]
 #[rtype(result = "Result<Vec<CellFile>>")]
 pub(crate) struct EncodeCells {
     plan: CellPlan,
     coercion: Coercion,
+    checks: Vec<RowCheck>,
     input: Arc<Mutex<mpsc::Receiver<RecordBatch>>>,
     token: CancellationToken,
 }
@@ -50,7 +52,9 @@ impl EncodeCells {
 
     async fn fill(&self, writer: &mut CellWriter) -> Result<()> {
         while let Some(batch) = self.next().await? {
-            writer.write(&self.coercion.apply(&batch)?).await?;
+            let batch = self.coercion.apply(&batch)?;
+            self.checks.iter().try_for_each(|check| check.check(&batch))?;
+            writer.write(&batch).await?;
         }
         Ok(())
     }
@@ -100,10 +104,12 @@ pub(crate) async fn write_frame(
     let Writing { change, writers, rows: expected } = writing;
     core.meadow.require_writable()?;
     let coercion = Coercion::plan(&rows.schema(), &base.schema)?.keeping_views(&rows.schema(), &base.partition_by);
+    let checks = core.planner.row_checks(base, coercion.schema())?;
     let plan = core.meadow.ledger().cell_plan(base, cell_cut(core, &base.schema)).await?;
     let token = query.attempt().child_token();
     let _stops_with_us = token.clone().drop_guard();
-    let cells = encode(core, plan, coercion, rows, writers, &token).await?;
+    let encoding = |input| EncodeCells { plan, coercion, checks, input, token: token.clone() };
+    let cells = encode(core, encoding, rows, writers, &token).await?;
     let (rows, bytes, count) = (cells.iter().map(|c| c.rows).sum(), cells.iter().map(|c| c.bytes).sum(), cells.len());
     if count == 0 && !change.removes() {
         return Ok(WriteResult { version: base.version(), rows, cells: 0, bytes, temperature: core.temperature() });
@@ -137,22 +143,15 @@ pub(crate) async fn write_frame(
 
 async fn encode(
     core: &Arc<Core>,
-    plan: CellPlan,
-    coercion: Coercion,
+    encoding: impl FnOnce(Arc<Mutex<mpsc::Receiver<RecordBatch>>>) -> EncodeCells,
     rows: SendableRecordBatchStream,
     writers: Option<usize>,
     token: &CancellationToken,
 ) -> Result<Vec<CellFile>> {
     let (sender, receiver) = mpsc::channel(2);
-    let input = Arc::new(Mutex::new(receiver));
+    let encoding = encoding(Arc::new(Mutex::new(receiver)));
     let share = |slot: &Arc<super::channel::BeeSlot>| {
-        let message = EncodeCells {
-            plan: plan.clone(),
-            coercion: coercion.clone(),
-            input: Arc::clone(&input),
-            token: token.clone(),
-        };
-        let addr = slot.addr();
+        let (message, addr) = (encoding.clone(), slot.addr());
         async move {
             addr?.send(message).await.map_err(|_| Error::internal("a bee stopped while it wrote cells: write again"))?
         }

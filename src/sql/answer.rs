@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, BooleanArray, Float64Array, RecordBatch, StringArray, UInt64Array};
+use arrow::array::{
+    ArrayRef, BooleanArray, Float64Array, RecordBatch, StringArray, TimestampMillisecondArray, UInt64Array,
+};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
 use super::frame_table::ScanNotes;
 use crate::Result;
 use crate::storage::vacuum::Leftover;
-use crate::storage::{ChangeResult, FrameInfo, FrameRef, WriteResult};
+use crate::storage::{ChangeResult, FrameInfo, FrameRef, HistoryEntry, RestoreResult, WriteResult};
 
 /// One text column named `name`.
 pub(crate) fn texts(name: &str, values: impl IntoIterator<Item = String>) -> Result<RecordBatch> {
@@ -45,6 +47,44 @@ pub fn written(frame: &FrameRef, result: &WriteResult) -> Result<RecordBatch> {
         ("temperature", fraction(result.temperature)),
     ];
     Ok(RecordBatch::try_from_iter(columns)?)
+}
+
+/// What ALTER FRAME answers: frame, version.
+///
+/// # Errors
+/// Never in practice: the columns are built to fit.
+pub fn altered(frame: &FrameRef, version: u64) -> Result<RecordBatch> {
+    let columns: Vec<(&str, ArrayRef)> = vec![("frame", text(frame.to_string())), ("version", number(version))];
+    Ok(RecordBatch::try_from_iter(columns)?)
+}
+
+/// What RESTORE answers.
+pub(crate) fn restored(frame: &FrameRef, result: &RestoreResult) -> Result<RecordBatch> {
+    let columns: Vec<(&str, ArrayRef)> = vec![
+        ("frame", text(frame.to_string())),
+        ("version", number(result.version)),
+        ("restored", number(result.restored)),
+        ("cells_added", number(result.cells_added as u64)),
+        ("cells_removed", number(result.cells_removed as u64)),
+    ];
+    Ok(RecordBatch::try_from_iter(columns)?)
+}
+
+/// The commits of a frame, one row each.
+pub(crate) fn history(entries: &[HistoryEntry]) -> Result<RecordBatch> {
+    let numbers = |value: fn(&HistoryEntry) -> u64| Arc::new(UInt64Array::from_iter_values(entries.iter().map(value)));
+    let texts = |value: fn(&HistoryEntry) -> &str| Arc::new(StringArray::from_iter_values(entries.iter().map(value)));
+    let times = TimestampMillisecondArray::from_iter_values(entries.iter().map(|entry| entry.timestamp_ms));
+    let columns: Vec<(&str, ArrayRef)> = vec![
+        ("version", numbers(|entry| entry.version)),
+        ("timestamp", Arc::new(times.with_timezone("UTC"))),
+        ("operation", texts(|entry| &entry.operation)),
+        ("rows", Arc::new(UInt64Array::from_iter(entries.iter().map(|entry| entry.rows)))),
+        ("cells_added", numbers(|entry| entry.cells_added as u64)),
+        ("cells_removed", numbers(|entry| entry.cells_removed as u64)),
+        ("engine", texts(|entry| &entry.engine)),
+    ];
+    Ok(RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(n, c)| (n, c, n == "rows")))?)
 }
 
 /// What a vacuum found, a row each.

@@ -18,8 +18,9 @@ use super::files::{file_table, is_path};
 use super::frame_table::{FrameTable, ScanNotes};
 use super::row_change::{CELL, TARGET};
 use super::session::SqlSession;
+use super::time_travel::{split, versioned};
 use super::world::{SYSTEM, World};
-use crate::storage::ledger::Cells;
+use crate::storage::Cells;
 use crate::storage::{AsOf, FrameRef, FrameState, Meadow};
 use crate::sync::lock;
 use crate::{Error, Result};
@@ -40,7 +41,7 @@ pub(crate) async fn catalogs(
     let list: Arc<dyn CatalogProviderList> = Arc::new(MemoryCatalogProviderList::new());
     let (hive, box_) = (session.hive(), session.box_name());
     let home = schema_in(&list, hive.as_str(), box_.as_str())?;
-    let mut frames: Vec<FrameRef> = Vec::new();
+    let mut frames: Vec<(FrameRef, AsOf)> = Vec::new();
     for reference in references {
         match reference {
             TableReference::Bare { table } if target.is_some() && table.as_ref() == TARGET => {
@@ -50,30 +51,32 @@ pub(crate) async fn catalogs(
             TableReference::Bare { table } if is_path(table) => {
                 home.register_table(table.to_string(), file_table(table, state).await?)?;
             }
-            _ if reference.schema() == Some("information_schema") => frames.extend(meadow.registry().frames().await?),
+            _ if reference.schema() == Some("information_schema") => {
+                frames.extend(meadow.registry().frames().await?.into_iter().map(|frame| (frame, AsOf::Latest)));
+            }
             _ if reference.schema() == Some(SYSTEM) => {
                 let schema = schema_in(&list, reference.catalog().unwrap_or(hive.as_str()), SYSTEM)?;
                 schema.register_table(reference.table().to_string(), system_table(world, reference.table()).await?)?;
             }
-            _ => frames.push(frame_of(reference, session)?),
+            _ => frames.push(version_of(reference, session)?),
         }
     }
     frames.sort();
     frames.dedup();
-    let tables: Vec<(FrameRef, FrameTable)> = futures::stream::iter(frames)
-        .map(|frame| async move {
+    let tables: Vec<(FrameRef, String, FrameTable)> = futures::stream::iter(frames)
+        .map(|(frame, as_of)| async move {
             let table = match target {
-                Some(target) => target.other(meadow, &frame, notes).await?,
-                None => frame_table(meadow, &frame, AsOf::Latest, notes).await?,
+                Some(target) => target.other(meadow, &frame, as_of, notes).await?,
+                None => frame_table(meadow, &frame, as_of, notes).await?,
             };
-            Ok::<_, Error>((frame, table))
+            let name = versioned(frame.frame.as_str(), as_of);
+            Ok::<_, Error>((frame, name, table))
         })
         .buffer_unordered(LOOKUPS)
         .try_collect()
         .await?;
-    for (frame, table) in tables {
-        let schema = schema_in(&list, frame.hive.as_str(), frame.box_.as_str())?;
-        schema.register_table(frame.frame.to_string(), Arc::new(table))?;
+    for (frame, name, table) in tables {
+        schema_in(&list, frame.hive.as_str(), frame.box_.as_str())?.register_table(name, Arc::new(table))?;
     }
     Ok(list)
 }
@@ -91,24 +94,31 @@ pub struct Target {
     /// Those to read, in order; all when it is `None`.
     pub only: Option<Arc<Vec<usize>>>,
     /// Other frames as the statement saw them first: all of its queries see the same rows.
-    others: Arc<Mutex<HashMap<FrameRef, Seen>>>,
+    others: Arc<Mutex<HashMap<(FrameRef, AsOf), Seen>>>,
 }
 
 impl Target {
     /// All cells of a version.
     pub fn new(state: Arc<FrameState>, cells: Arc<Cells>) -> Self {
         let seen = (Arc::clone(&state), Arc::clone(&cells));
-        let others = Arc::new(Mutex::new(HashMap::from([(state.frame.clone(), seen)])));
+        let others = Arc::new(Mutex::new(HashMap::from([((state.frame.clone(), AsOf::Latest), seen)])));
         Self { state, cells, only: None, others }
     }
 
-    async fn other(&self, meadow: &Meadow, frame: &FrameRef, notes: &Arc<ScanNotes>) -> Result<FrameTable> {
-        let seen = lock(&self.others).get(frame).cloned();
+    async fn other(
+        &self,
+        meadow: &Meadow,
+        frame: &FrameRef,
+        as_of: AsOf,
+        notes: &Arc<ScanNotes>,
+    ) -> Result<FrameTable> {
+        let key = (frame.clone(), as_of);
+        let seen = lock(&self.others).get(&key).cloned();
         let (state, cells) = match seen {
             Some(seen) => seen,
             None => {
-                let seen = meadow.version(frame, AsOf::Latest).await?;
-                lock(&self.others).entry(frame.clone()).or_insert(seen).clone()
+                let seen = meadow.version(frame, as_of).await?;
+                lock(&self.others).entry(key).or_insert(seen).clone()
             }
         };
         Ok(FrameTable::new(state, cells, Arc::clone(notes)))
@@ -140,12 +150,18 @@ pub(crate) async fn frame_table(
 
 /// The frame that a table reference names in this session.
 pub(crate) fn frame_of(reference: &TableReference, session: &SqlSession) -> Result<FrameRef> {
+    named(reference, reference.table(), session)
+}
+
+/// The version of a frame that a query names.
+fn version_of(reference: &TableReference, session: &SqlSession) -> Result<(FrameRef, AsOf)> {
+    let (name, as_of) = split(reference.table());
+    Ok((named(reference, name, session)?, as_of))
+}
+
+fn named(reference: &TableReference, frame: &str, session: &SqlSession) -> Result<FrameRef> {
     let (hive, box_) = (session.hive(), session.box_name());
-    FrameRef::new(
-        reference.catalog().unwrap_or(hive.as_str()),
-        reference.schema().unwrap_or(box_.as_str()),
-        reference.table(),
-    )
+    FrameRef::new(reference.catalog().unwrap_or(hive.as_str()), reference.schema().unwrap_or(box_.as_str()), frame)
 }
 
 /// The frame's version behind a table of these catalogs.

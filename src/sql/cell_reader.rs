@@ -24,6 +24,7 @@ use parquet::arrow::async_reader::AsyncFileReader;
 use parquet::errors::Result as ParquetResult;
 use parquet::file::metadata::ParquetMetaData;
 
+use super::deleted::noted_files;
 use super::distribution::file_scan;
 use super::shared_scan::SharedScanExec;
 use crate::storage::ledger::ROOT_URL;
@@ -52,8 +53,8 @@ impl WorkerPlanRewriteHandler for ReadCells {
         let factory = CellReaderFactory::new(&self.0)?;
         let plan = event.plan.transform_up(|node| {
             let reading = match node.downcast_ref::<SharedScanExec>() {
-                Some(shared) => reading(shared.scan(), &factory).map(|scan| Arc::new(shared.over(scan)) as _),
-                None => reading(&node, &factory),
+                Some(shared) => reading(shared.scan(), &factory)?.map(|scan| Arc::new(shared.over(scan)) as _),
+                None => reading(&node, &factory)?,
             };
             Ok(reading.map_or_else(|| Transformed::no(node), Transformed::yes))
         })?;
@@ -61,13 +62,19 @@ impl WorkerPlanRewriteHandler for ReadCells {
     }
 }
 
-/// `plan` with readers of `factory`, if it scans cells.
-fn reading(plan: &Arc<dyn ExecutionPlan>, factory: &Arc<CellReaderFactory>) -> Option<Arc<dyn ExecutionPlan>> {
-    let scan = file_scan(plan).filter(|scan| scan.object_store_url.as_str() == ROOT_URL)?;
-    let source = scan.file_source.downcast_ref::<ParquetSource>()?.clone();
-    let source = source.with_parquet_file_reader_factory(Arc::clone(factory) as _);
-    let scan = FileScanConfigBuilder::from(scan.clone()).with_source(Arc::new(source)).build();
-    Some(DataSourceExec::from_data_source(scan))
+/// `plan` with readers of `factory`, and without the rows that do not count, if it scans cells.
+fn reading(
+    plan: &Arc<dyn ExecutionPlan>,
+    factory: &Arc<CellReaderFactory>,
+) -> Result<Option<Arc<dyn ExecutionPlan>>, DataFusionError> {
+    let Some(scan) = file_scan(plan).filter(|scan| scan.object_store_url.as_str() == ROOT_URL) else { return Ok(None) };
+    let Some(source) = scan.file_source.downcast_ref::<ParquetSource>() else { return Ok(None) };
+    let source = source.clone().with_parquet_file_reader_factory(Arc::clone(factory) as _);
+    let mut reading = FileScanConfigBuilder::from(scan.clone()).with_source(Arc::new(source));
+    if let Some(files) = noted_files(scan)? {
+        reading = reading.with_file_groups(files);
+    }
+    Ok(Some(DataSourceExec::from_data_source(reading.build())))
 }
 
 impl ParquetFileReaderFactory for CellReaderFactory {

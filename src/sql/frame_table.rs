@@ -21,15 +21,20 @@ use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::logical_expr::utils::conjunction;
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown};
 use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::expressions::Column;
+use datafusion::physical_expr::projection::ProjectionExpr;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::empty::EmptyExec;
+use datafusion::physical_plan::projection::ProjectionExec;
 use object_store::ObjectMeta;
 
 use super::cell_reader::CellReaderFactory;
+use super::deleted::{DELETED, mark, noted};
 use super::pruning::matching_cells;
 use crate::Error;
+use crate::storage::Cells;
 use crate::storage::FrameState;
-use crate::storage::ledger::{Cells, ROOT_URL};
+use crate::storage::ledger::ROOT_URL;
 use crate::sync::lock;
 
 /// A frame's version with its cells listed.
@@ -135,11 +140,16 @@ impl FrameTable {
         data.into_iter().chain(ordered).collect()
     }
 
+    /// A scan's columns, as the cells call them; behind those of `order` come the marks of deleted rows, if there are any.
     fn table_schema(&self, order: &[usize]) -> TableSchema {
         let (data, parts) = order.split_at(order.len() - self.parts.len());
-        let field = |index: &usize| Arc::new(self.schema.field(*index).clone());
+        let field = |index: &usize| {
+            let field = self.schema.field(*index);
+            Arc::new(field.clone().with_name(self.state.name_in_cells(field.name())))
+        };
+        let marks = self.cells.has_deleted_rows().then(|| Arc::new(Field::new(DELETED, DataType::Binary, true)));
         TableSchema::builder(Arc::new(Schema::new(data.iter().map(field).collect::<Vec<_>>())))
-            .with_table_partition_cols(parts.iter().map(field).collect::<Vec<_>>())
+            .with_table_partition_cols(parts.iter().map(field).chain(marks).collect::<Vec<_>>())
             .build()
     }
 
@@ -153,9 +163,16 @@ impl FrameTable {
             version: None,
         };
         let values = self.parts.iter().map(|column| self.partition_value(column, index));
-        let file = PartitionedFile::new_from_meta(meta).with_partition_values(values.collect::<Result<_, _>>()?);
+        let mut values = values.collect::<Result<Vec<_>, _>>()?;
+        let mut file = PartitionedFile::new_from_meta(meta);
+        if self.cells.has_deleted_rows() {
+            let mark = mark(self.cells.deleted(index), self.cells.rows_written(index).unwrap_or(0));
+            file = noted(file, &mark)?;
+            values.push(mark);
+        }
         let data = &order[..order.len() - self.parts.len()];
-        Ok(file.with_statistics(Arc::new(self.cell_statistics(index, data))))
+        let statistics = Arc::new(self.cell_statistics(index, data));
+        Ok(file.with_partition_values(values).with_statistics(statistics))
     }
 
     fn partition_value(&self, column: &str, index: usize) -> Result<ScalarValue, DataFusionError> {
@@ -163,7 +180,7 @@ impl FrameTable {
             return Ok(ScalarValue::Int64(Some(index as i64)));
         }
         let wanted = self.schema.field_with_name(column)?.data_type();
-        let values = self.cells.partition_values(column).ok_or_else(|| {
+        let values = self.cells.partition_values(self.state.name_in_cells(column)).ok_or_else(|| {
             Error::corrupt(format!("the ledger of {} gives no value for partition column '{column}'", self.state.frame))
         })?;
         ScalarValue::try_from_array(&values, index)?.cast_to(wanted)
@@ -180,19 +197,21 @@ impl FrameTable {
     }
 
     fn column_statistics(&self, index: usize, field: &Field, rows: &Precision<usize>) -> ColumnStatistics {
+        let name = self.state.name_in_cells(field.name());
+        let is_whole = self.cells.deleted(index).is_none();
         let bound = |which: &str| {
-            let value = self.cells.statistic(which, field.name()).filter(|array| array.is_valid(index));
+            let value = self.cells.statistic(which, name).filter(|array| array.is_valid(index));
             let value = value
                 .and_then(|array| ScalarValue::try_from_array(&array, index).ok()?.cast_to(field.data_type()).ok());
             match value {
-                Some(value) if is_exact(field.data_type()) => Precision::Exact(value),
+                Some(value) if is_whole && is_exact(field.data_type()) => Precision::Exact(value),
                 Some(value) => Precision::Inexact(value),
                 None => Precision::Absent,
             }
         };
         let width = field.data_type().primitive_width();
         ColumnStatistics {
-            null_count: self.null_count(index, field.name()),
+            null_count: if is_whole { self.null_count(index, name) } else { Precision::Absent },
             min_value: bound("minValues"),
             max_value: bound("maxValues"),
             byte_size: width.map_or(Precision::Absent, |width| rows.multiply(&Precision::Exact(width))),
@@ -226,7 +245,7 @@ impl FrameTable {
     /// The cells to read: those the filter may match, and no more than a bare limit needs.
     fn choose(&self, predicate: Option<&Arc<dyn PhysicalExpr>>, limit: Option<usize>) -> Vec<usize> {
         if let Some(predicate) = predicate {
-            let mut matching = matching_cells(&self.cells, &self.schema, &self.state.partition_by, predicate);
+            let mut matching = matching_cells(&self.state, &self.cells, &self.schema, predicate);
             if let Some(only) = &self.only {
                 matching.retain(|index| only.binary_search(index).is_ok());
             }
@@ -239,6 +258,23 @@ impl FrameTable {
             needed
         };
         self.all().into_iter().take_while(more).collect()
+    }
+
+    /// The rows of a scan with the frame's names for its columns.
+    fn renamed(
+        &self,
+        scan: Arc<dyn ExecutionPlan>,
+        wanted: &[usize],
+    ) -> Result<Arc<dyn ExecutionPlan>, DataFusionError> {
+        if !self.state.has_other_names() {
+            return Ok(scan);
+        }
+        let named = wanted.iter().enumerate().map(|(at, column)| {
+            let name = self.schema.field(*column).name();
+            let value = Arc::new(Column::new(self.state.name_in_cells(name), at)) as Arc<dyn PhysicalExpr>;
+            ProjectionExpr::new(value, name)
+        });
+        Ok(Arc::new(ProjectionExec::try_new(named.collect::<Vec<_>>(), scan)?))
     }
 
     fn note(&self, chosen: &[usize], predicate: Option<&Arc<dyn PhysicalExpr>>) {
@@ -310,7 +346,7 @@ impl TableProvider for FrameTable {
             .with_projection_indices(Some(wanted.iter().map(position).collect()))?
             .with_limit(limit)
             .build();
-        Ok(DataSourceExec::from_data_source(config))
+        self.renamed(DataSourceExec::from_data_source(config), &wanted)
     }
 }
 

@@ -5,14 +5,20 @@
 //! | `statement` | a parsed statement: DataFusion's SQL plus hives, boxes and frames |
 //! | `session` | what one user has set: current hive and box, options |
 //! | `planner` | statement → answer or physical plan |
+//! | `physical_query` | a plan that can run, and what it will cost |
 //! | `catalog` | the names that one statement mentions, as DataFusion catalogs |
+//! | `time_travel` | versions of frames within queries |
+//! | `alter` | ALTER FRAME |
+//! | `row_check` | the conditions of a frame, over rows that are written |
 //! | `row_change` | DELETE, UPDATE and MERGE as queries |
 //! | `frame_table` | one version of a frame as a DataFusion table |
 //! | `cell_reader` | how a scan opens a cell |
+//! | `deleted` | cells some of whose rows do not count |
 //! | `pruning` | which cells a filter can leave out |
 //! | `files` | a file or a glob of files as a table |
 //! | `distribution` | how a plan is split over bees |
 //! | `shared_scan` | a scan that the bees of one colony share out while it runs |
+//! | `chains` | how long chains of operators may be |
 //! | `limits` | how large a statement may be |
 //! | `bounded` | functions that must not grow without end |
 //! | `codec` | how our own steps of a plan travel |
@@ -21,31 +27,38 @@
 //! | `world` | what `system.nodes` and its like show |
 //! | `answer` | small result tables of DDL, SHOW and DESCRIBE |
 
+mod alter;
 mod answer;
 pub mod bounded;
 mod catalog;
 pub mod cell_reader;
+mod chains;
 pub mod codec;
+mod deleted;
 pub mod distribution;
 mod error;
 mod files;
 mod frame_table;
 mod limits;
+mod physical_query;
 mod pieces;
 mod planner;
 mod pruning;
 pub(crate) mod row_change;
+pub mod row_check;
 mod session;
 pub mod shared_scan;
 pub(crate) mod statement;
 mod stop_points;
+mod time_travel;
 mod world;
 
-pub use answer::{Facts, changed, written};
+pub use answer::{Facts, altered, changed, written};
 pub use catalog::Target;
 pub use distribution::Split;
 pub use frame_table::{ScanNote, ScanNotes};
-pub use planner::{Ask, Params, PhysicalQuery, Planned, Planner, Spread};
+pub use physical_query::PhysicalQuery;
+pub use planner::{Ask, Params, Planned, Planner, Spread};
 pub use row_change::RowChange;
 pub use session::{Backpressure, Distribute, SqlSession};
 pub use statement::check_expression;

@@ -5,53 +5,42 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
 use chrono::{DateTime, Utc};
 use datafusion::catalog::TableProvider;
-use datafusion::catalog::memory::DataSourceExec;
 use datafusion::common::TableReference;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{ParamValues, ScalarValue};
-use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::{provider_as_source, source_as_provider};
 use datafusion::execution::runtime_env::RuntimeEnv;
-use datafusion::execution::{SessionState, SessionStateBuilder, TaskContext};
+use datafusion::execution::{SessionState, SessionStateBuilder};
 use datafusion::logical_expr::dml::InsertOp;
 use datafusion::logical_expr::{
     CreateMemoryTable, DdlStatement, DmlStatement, Explain, LogicalPlan, LogicalPlanBuilder, ScalarUDF,
     Statement as PlanStatement, WriteOp,
 };
-use datafusion::physical_plan::aggregates::AggregateExec;
-use datafusion::physical_plan::{ExecutionPlan, displayable};
+use datafusion::physical_plan::displayable;
 use datafusion::sql::parser::Statement as DfStatement;
-use datafusion_distributed::{
-    DistributedExec, DistributedExt, DistributedLeafExec, NetworkBoundaryExt, display_plan_ascii,
-};
+use datafusion_distributed::{DistributedExec, DistributedExt, display_plan_ascii};
 
+use super::alter::{columns_of, require_unchecked};
 use super::answer;
 use super::catalog::{Target, catalogs, frame_behind, frame_of, frame_table};
-use super::distribution::{Split, SwarmBees, apply_options, distributed, file_scan, session_config};
+use super::distribution::{Split, SwarmBees, apply_options, distributed, session_config};
 use super::frame_table::ScanNotes;
 use super::limits::{check_statement, survey};
+use super::physical_query::PhysicalQuery;
 use super::row_change::RowChange;
+use super::row_check::RowCheck;
 use super::session::SqlSession;
 use super::shared_scan::SharedScans;
-use super::statement::{Kind, Statement, parse};
+use super::statement::{Altering, Kind, Statement, parse};
 use super::stop_points::StopPoints;
+use super::time_travel::split;
 use super::world::World;
-use crate::storage::leafcutter::ROW_GROUP_ROWS;
-use crate::storage::ledger::ROOT_URL;
 use crate::storage::vacuum::RETENTION;
-use crate::storage::{AsOf, BoxName, FrameRef, FrameState, HiveName, Meadow, WriteMode};
+use crate::storage::{Alteration, AsOf, BoxName, FrameRef, FrameState, HiveName, Meadow, WriteMode};
 use crate::{Error, Result};
-
-/// Encoded bytes of cells that a short query reads at most: some milliseconds of a small core.
-const SHORT_BYTES: u64 = 1 << 20;
-/// What a row counts at least: encoded, many can be next to nothing.
-const SHORT_ROW: u64 = 8;
-/// What rows in memory count.
-const SHORT_MEMORY: u64 = 8 << 10;
-/// What a byte counts below a join.
-const SHORT_JOIN: u64 = 100;
 
 /// Values for `$1` or `$name` in a query.
 #[derive(Debug, Clone, Default)]
@@ -98,86 +87,6 @@ pub struct Ask<'a> {
     pub now: DateTime<Utc>,
 }
 
-/// A physical plan with what it needs to run.
-#[derive(Debug, Clone)]
-pub struct PhysicalQuery {
-    /// The plan; one partition when it is distributed.
-    pub plan: Arc<dyn ExecutionPlan>,
-    /// Its session, memory and storage.
-    pub context: Arc<TaskContext>,
-    /// What its scans left out.
-    pub notes: Arc<ScanNotes>,
-    /// Whether facts about the run are to follow its rows.
-    pub analyze: bool,
-    /// Whether its tasks are addressed to other nodes.
-    swarm: bool,
-}
-
-impl PhysicalQuery {
-    /// The part of the plan whose tasks are addressed to the swarm, if it is split at all.
-    pub fn for_the_swarm(&self) -> Option<&DistributedExec> {
-        // EXPLAIN ANALYZE stands above it.
-        fn find(plan: &Arc<dyn ExecutionPlan>) -> Option<&DistributedExec> {
-            plan.downcast_ref().or_else(|| plan.children().into_iter().find_map(find))
-        }
-        if self.swarm { find(&self.plan) } else { None }
-    }
-
-    /// Bytes of the files that it scans.
-    pub fn scan_bytes(&self) -> u64 {
-        let mut bytes = 0;
-        with_stages(&self.plan, &mut |plan| bytes += file_bytes(plan));
-        bytes
-    }
-
-    /// Whether every file that it scans is in the meadow, so that other nodes can run it.
-    pub fn is_shareable(&self) -> bool {
-        let mut shareable = true;
-        with_stages(&self.plan, &mut |plan| shareable &= scans_the_meadow(plan));
-        shareable
-    }
-
-    /// Requests that it will need, as far as the plan tells: a footer and each row group of the cells that are read, and for
-    /// the swarm a task, an output and a completion for every task, which each task above reads. Filters may leave row
-    /// groups out, what is cached costs none, and looking for news comes on top.
-    pub fn forecast(&self) -> Forecast {
-        let mut cells = 0;
-        with_stages(&self.plan, &mut |plan| cells += cell_requests(plan));
-        let exchange = if self.swarm { exchange_requests(&self.plan, 1) } else { 0 };
-        Forecast { cells, exchange }
-    }
-
-    /// Whether it is so small that a thread which must not be held for long may run it: it is not split, reads hardly
-    /// anything, and makes no more rows than it reads.
-    pub fn is_short(&self) -> bool {
-        !self.swarm && self.tasks() == 1 && short_bytes(&self.plan).is_some_and(|bytes| bytes <= SHORT_BYTES)
-    }
-
-    /// Tasks of all its stages, and 1 for the part that the leading bee runs.
-    pub fn tasks(&self) -> usize {
-        fn below(plan: &Arc<dyn ExecutionPlan>) -> usize {
-            let own = plan.as_network_boundary().map_or(0, |b| b.input_stage().task_count());
-            own + plan.children().into_iter().map(below).sum::<usize>()
-        }
-        1 + below(&self.plan)
-    }
-}
-
-/// Requests to storage that a query will need.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Forecast {
-    /// To read cells.
-    pub cells: u64,
-    /// To hand tasks and rows between nodes.
-    pub exchange: u64,
-}
-
-impl std::fmt::Display for Forecast {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "about {} for cells, {} between nodes", self.cells, self.exchange)
-    }
-}
-
 /// What planning gave.
 #[derive(Debug)]
 pub enum Planned {
@@ -212,6 +121,13 @@ pub enum Planned {
         /// What is to be done.
         change: Box<RowChange>,
     },
+    /// A frame's columns or conditions to be changed, if its rows allow it.
+    Alter {
+        /// The frame.
+        frame: FrameRef,
+        /// What is to be changed.
+        alteration: Alteration,
+    },
     /// A frame's cells to be written anew with the same rows.
     Optimize {
         /// The frame.
@@ -227,7 +143,11 @@ impl Planned {
         match self {
             Self::Answer(_) => true,
             Self::Rows(query) => query.is_short(),
-            Self::Change { .. } | Self::Optimize { .. } | Self::Insert { .. } | Self::CreateAs { .. } => false,
+            Self::Change { .. }
+            | Self::Alter { .. }
+            | Self::Optimize { .. }
+            | Self::Insert { .. }
+            | Self::CreateAs { .. } => false,
         }
     }
 
@@ -239,7 +159,7 @@ impl Planned {
     /// What is to be computed.
     pub fn query(&self) -> Option<&PhysicalQuery> {
         match self {
-            Self::Answer(_) | Self::Change { .. } | Self::Optimize { .. } => None,
+            Self::Answer(_) | Self::Change { .. } | Self::Alter { .. } | Self::Optimize { .. } => None,
             Self::Rows(query) | Self::Insert { query, .. } | Self::CreateAs { query, .. } => Some(query),
         }
     }
@@ -287,6 +207,7 @@ impl Planner {
             Statement::CreateFrame { statement, partition_by } => {
                 self.create_frame(*statement, partition_by, ask).await
             }
+            Statement::Alter { name, change } => self.alter(&frame_name(&name, ask.session)?, change, ask).await,
             other => self.carry_out(other, ask.session).await.map(Planned::Answer),
         }
     }
@@ -376,6 +297,37 @@ impl Planner {
         Ok(Planned::CreateAs { frame, partition_by, if_not_exists: create.if_not_exists, query })
     }
 
+    async fn alter(&self, frame: &FrameRef, change: Altering, ask: &Ask<'_>) -> Result<Planned> {
+        self.meadow.require_writable()?;
+        let (state, seen) = (self.undivided(ask)?.build(), self.meadow.state(frame, AsOf::Latest).await?);
+        let alteration = match change {
+            Altering::AddColumns { columns, if_not_exists } => {
+                Alteration::AddColumns { columns: columns_of(&state, &columns).await?, if_not_exists }
+            }
+            Altering::Other(alteration) => alteration,
+        };
+        match &alteration {
+            Alteration::RenameColumn { from: name, .. } | Alteration::DropColumn { name, .. } => {
+                require_unchecked(&state, &seen, name)?;
+            }
+            Alteration::AddCheck(check) => drop(RowCheck::new(&state, check, &seen.schema)?),
+            _ => {}
+        }
+        if alteration.depends_on_rows() {
+            return Ok(Planned::Alter { frame: frame.clone(), alteration });
+        }
+        let version = self.meadow.ledger().alter(frame, alteration, seen.version()).await?;
+        answer::altered(frame, version).map(Planned::Answer)
+    }
+
+    /// The conditions of a version, ready for batches of `schema`.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::InvalidInput`] when one is none: another engine may have written it.
+    pub fn row_checks(&self, frame: &FrameState, schema: &SchemaRef) -> Result<Vec<RowCheck>> {
+        frame.checks.iter().map(|check| RowCheck::new(&self.base, check, schema)).collect()
+    }
+
     async fn logical(
         &self,
         statement: DfStatement,
@@ -452,6 +404,17 @@ impl Planner {
             Statement::Describe { name } => {
                 answer::described(&self.meadow.describe(&frame_name(&name, session)?).await?)
             }
+            Statement::History { name, limit } => {
+                let frame = frame_name(&name, session)?;
+                self.meadow.registry().frame(&frame).await?;
+                answer::history(&self.meadow.ledger().history(&frame, limit).await?)
+            }
+            Statement::Restore { name, to } => {
+                let frame = frame_name(&name, session)?;
+                self.meadow.require_writable()?;
+                self.meadow.registry().frame(&frame).await?;
+                answer::restored(&frame, &self.meadow.ledger().restore(&frame, to).await?)
+            }
             Statement::Housekeeping { name, on } => {
                 let frame = frame_name(&name, session)?;
                 self.meadow.set_housekeeping(&frame, on).await?;
@@ -467,9 +430,10 @@ impl Planner {
                 }
                 answer::vacuumed(&leftovers, !dry_run)
             }
-            Statement::CreateFrame { .. } | Statement::Optimize { .. } | Statement::Other(_) => {
-                Err(Error::internal("a query was carried out as DDL"))
-            }
+            Statement::CreateFrame { .. }
+            | Statement::Alter { .. }
+            | Statement::Optimize { .. }
+            | Statement::Other(_) => Err(Error::internal("a query was carried out as DDL")),
         }
     }
 
@@ -561,6 +525,11 @@ impl Draft {
         let table = source_as_provider(&dml.target)?;
         let into = frame_behind(&table).map(|frame| Arc::clone(frame.state()));
         let into = into.ok_or_else(|| Error::invalid("INSERT INTO takes a frame, not a file"))?;
+        if split(dml.table_name.table()).1 != AsOf::Latest {
+            return Err(Error::invalid(
+                "versions do not change: INSERT INTO takes the frame itself, RESTORE goes back",
+            ));
+        }
         let query = self.physical(&dml.input, false).await?;
         Ok(Planned::Insert { into, mode, query })
     }
@@ -583,75 +552,6 @@ impl Draft {
             ("requests", query.forecast().to_string()),
             ("cells", query.notes.to_string()),
         ])
-    }
-}
-
-/// Visits a plan with the stages below its network boundaries.
-fn with_stages(plan: &Arc<dyn ExecutionPlan>, visit: &mut impl FnMut(&Arc<dyn ExecutionPlan>)) {
-    match plan.downcast_ref::<DistributedLeafExec>() {
-        Some(leaf) => visit(leaf.original()),
-        None => visit(plan),
-    }
-    plan.children().into_iter().for_each(|child| with_stages(child, visit));
-}
-
-fn file_bytes(plan: &Arc<dyn ExecutionPlan>) -> u64 {
-    let files = file_scan(plan).into_iter().flat_map(|scan| &scan.file_groups).flat_map(|group| group.files());
-    files.map(|file| file.effective_size()).sum()
-}
-
-/// What `plan` costs, as bytes that are read, if it makes no more rows than it reads. Joins can, even of few rows: they are
-/// only taken to be short over a hundredth of that; aggregates work on every row once for each of their grouping sets.
-fn short_bytes(plan: &Arc<dyn ExecutionPlan>) -> Option<u64> {
-    let children = plan.children();
-    let below = children.iter().map(|child| short_bytes(child)).sum::<Option<u64>>()?;
-    match plan.name() {
-        "DataSourceExec" if file_scan(plan).is_some() => Some(file_bytes(plan).max(file_rows(plan)? * SHORT_ROW)),
-        // Rows in memory: of `system`, `information_schema`, VALUES of a short text.
-        "DataSourceExec" => Some(SHORT_MEMORY),
-        "EmptyExec" | "PlaceholderRowExec" => Some(0),
-        "HashJoinExec" | "SortMergeJoinExec" => Some(below * SHORT_JOIN),
-        "NestedLoopJoinExec"
-        | "CrossJoinExec"
-        | "UnnestExec"
-        | "RecursiveQueryExec"
-        | "WindowAggExec"
-        | "BoundedWindowAggExec" => None,
-        _ if children.is_empty() => None,
-        _ => Some(
-            below * plan.downcast_ref::<AggregateExec>().map_or(1, |a| a.group_expr().groups().len().max(1) as u64),
-        ),
-    }
-}
-
-/// Rows of the files that it scans, when all of them say.
-fn file_rows(plan: &Arc<dyn ExecutionPlan>) -> Option<u64> {
-    let files = file_scan(plan).into_iter().flat_map(|scan| &scan.file_groups).flat_map(|group| group.files());
-    files.map(|file| Some(*file.statistics.as_ref()?.num_rows.get_value()? as u64)).sum()
-}
-
-fn cell_requests(plan: &Arc<dyn ExecutionPlan>) -> u64 {
-    let files = file_scan(plan).into_iter().flat_map(|scan| &scan.file_groups).flat_map(|group| group.files());
-    let rows = |file: &PartitionedFile| file.statistics.as_ref().and_then(|s| s.num_rows.get_value().copied());
-    let row_groups = |file: &PartitionedFile| rows(file).unwrap_or(0).div_ceil(ROW_GROUP_ROWS).max(1) as u64;
-    files.map(|file| 1 + row_groups(file)).sum()
-}
-
-/// Requests of the stages below `plan`, which is run by so many `consumers`.
-fn exchange_requests(plan: &Arc<dyn ExecutionPlan>, consumers: u64) -> u64 {
-    let Some(boundary) = plan.as_network_boundary() else {
-        return plan.children().into_iter().map(|child| exchange_requests(child, consumers)).sum();
-    };
-    let tasks = boundary.input_stage().task_count() as u64;
-    let below = boundary.input_stage().local_plan().map_or(0, |plan| exchange_requests(plan, tasks));
-    3 * tasks + consumers * tasks + below
-}
-
-fn scans_the_meadow(plan: &Arc<dyn ExecutionPlan>) -> bool {
-    match (plan.is::<DataSourceExec>(), file_scan(plan)) {
-        (true, Some(scan)) => scan.object_store_url.as_str() == ROOT_URL,
-        // Rows in memory travel with the plan.
-        _ => true,
     }
 }
 

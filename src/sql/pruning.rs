@@ -10,20 +10,20 @@ use datafusion::common::{Column, ScalarValue};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_optimizer::pruning::PruningPredicateBuilder;
 
-use crate::storage::ledger::Cells;
+use crate::storage::{Cells, FrameState};
 
 /// The cells that `predicate` may match, in order; all of them when the filter says nothing about them.
 pub(crate) fn matching_cells(
+    frame: &FrameState,
     cells: &Cells,
     schema: &SchemaRef,
-    partition_by: &[String],
     predicate: &Arc<dyn PhysicalExpr>,
 ) -> Vec<usize> {
     let all = || (0..cells.len()).collect();
     // A filter that cannot be turned into bounds prunes nothing: it is evaluated on the rows all the same.
     let builder = PruningPredicateBuilder::new().with_file_schema(Arc::clone(schema));
     let Ok(pruning) = builder.try_build(Arc::clone(predicate)) else { return all() };
-    match pruning.prune(&CellStatistics { cells, partition_by }) {
+    match pruning.prune(&CellStatistics { frame, cells }) {
         Ok(keep) => keep.iter().enumerate().filter_map(|(index, keep)| keep.then_some(index)).collect(),
         Err(error) => {
             tracing::debug!(%error, "a filter could not be checked against the cells' statistics");
@@ -33,15 +33,16 @@ pub(crate) fn matching_cells(
 }
 
 struct CellStatistics<'a> {
+    frame: &'a FrameState,
     cells: &'a Cells,
-    partition_by: &'a [String],
 }
 
 impl CellStatistics<'_> {
     fn bound(&self, which: &str, column: &Column) -> Option<ArrayRef> {
-        match self.partition_by.contains(&column.name) {
-            true => self.cells.partition_values(&column.name),
-            false => self.cells.statistic(which, &column.name),
+        let name = self.frame.name_in_cells(&column.name);
+        match self.frame.partition_by.contains(&column.name) {
+            true => self.cells.partition_values(name),
+            false => self.cells.statistic(which, name),
         }
     }
 }
@@ -60,15 +61,16 @@ impl PruningStatistics for CellStatistics<'_> {
     }
 
     fn null_counts(&self, column: &Column) -> Option<ArrayRef> {
-        if self.partition_by.contains(&column.name) {
+        if self.frame.partition_by.contains(&column.name) {
             return Some(Arc::new(UInt64Array::from(vec![0; self.cells.len()])));
         }
-        let counts = self.cells.statistic("nullCount", &column.name)?;
+        let counts = self.cells.statistic("nullCount", self.frame.name_in_cells(&column.name))?;
         arrow::compute::cast(&counts, &arrow::datatypes::DataType::UInt64).ok()
     }
 
     fn row_counts(&self) -> Option<ArrayRef> {
-        let counts = (0..self.cells.len()).map(|index| self.cells.rows(index));
+        // Null counts are of all rows that were written, and "all are null" is told from both.
+        let counts = (0..self.cells.len()).map(|index| self.cells.rows_written(index));
         Some(Arc::new(UInt64Array::from_iter(counts)))
     }
 

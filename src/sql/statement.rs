@@ -7,17 +7,19 @@
 use std::time::Duration;
 
 use datafusion::sql::parser::{DFParserBuilder, ParserInput, Statement as DfStatement};
-use datafusion::sql::sqlparser::ast::{ObjectName, ObjectNamePart};
+use datafusion::sql::sqlparser::ast::{ColumnDef, ObjectName, ObjectNamePart};
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer};
 
+use super::alter::alter;
+use super::chains::check_chains;
+use super::time_travel::{moment, name_versions, take_versions};
+use crate::storage::{Alteration, AsOf};
 use crate::{Error, Result};
 
 /// Depth of nested expressions that the parser takes: deeper ones could exhaust a thread's stack.
 const RECURSION_LIMIT: usize = 64;
-/// Operators of one kind in a row that are taken, as many as DuckDB takes.
-const MAX_CHAIN: usize = 1000;
 
 /// What a user asked for.
 #[derive(Debug)]
@@ -51,6 +53,18 @@ pub(crate) enum Statement {
     Describe {
         name: Vec<String>,
     },
+    History {
+        name: Vec<String>,
+        limit: Option<usize>,
+    },
+    Restore {
+        name: Vec<String>,
+        to: AsOf,
+    },
+    Alter {
+        name: Vec<String>,
+        change: Altering,
+    },
     Optimize {
         name: Vec<String>,
         cluster_by: Vec<String>,
@@ -67,6 +81,17 @@ pub(crate) enum Statement {
         dry_run: bool,
     },
     Other(Box<DfStatement>),
+}
+
+/// What ALTER FRAME changes.
+#[derive(Debug)]
+pub(crate) enum Altering {
+    AddColumns {
+        columns: Vec<ColumnDef>,
+        if_not_exists: bool,
+    },
+    /// What needs no types.
+    Other(Alteration),
 }
 
 /// What a name names.
@@ -99,137 +124,11 @@ pub(crate) fn parse(sql: &str) -> Result<Statement> {
             None => other(tokens),
         },
         ("DESCRIBE" | "DESC", _) => describe(&mut parser).map_err(syntax),
+        ("RESTORE", kind) => restore(&mut parser, kind),
         ("OPTIMIZE", kind) => optimize(&mut parser, kind).map_err(syntax),
-        ("ALTER", Some(Kind::Frame)) => alter(&mut parser, tokens),
+        ("ALTER", Some(Kind::Frame)) => alter(&mut parser, sql),
         ("VACUUM", kind) => vacuum(&mut parser, kind).map_err(syntax),
         _ => other(tokens),
-    }
-}
-
-/// How operators bind, loosest first; what binds more loosely ends the chains of those that bind more closely.
-const UNION: usize = 0;
-const OR: usize = 1;
-const AND: usize = 2;
-const COMPARISON: usize = 3;
-const SUM: usize = 4;
-const PRODUCT: usize = 5;
-
-/// Refuses chains like `a OR b OR …` so long that working on them, one call within the other, could exhaust a thread's
-/// stack: the parser's own limit does not count them as nested. Counted are the operators of a kind in a row, on each level
-/// of parentheses, and how deep all of them are together.
-fn check_chains(tokens: &[TokenWithSpan]) -> Result<()> {
-    #[derive(Default)]
-    struct Level {
-        chains: [usize; 6],
-        /// Of what stood in parentheses.
-        below: usize,
-        deepest: usize,
-    }
-    impl Level {
-        fn depth(&mut self) -> usize {
-            self.deepest = self.deepest.max(self.below + self.chains.iter().sum::<usize>());
-            self.deepest
-        }
-    }
-    let too_long = |token: &Token| {
-        Err(Error::invalid(format!(
-            "the SQL has more than {MAX_CHAIN} operators like {token} in a row: use IN (…), a join with a frame, or several \
-             statements"
-        )))
-    };
-    let mut levels = vec![Level::default()];
-    for TokenWithSpan { token, .. } in tokens {
-        match token {
-            Token::LParen | Token::LBracket => levels.push(Level::default()),
-            Token::RParen | Token::RBracket if levels.len() > 1 => {
-                let below = levels.pop().map_or(0, |mut level| level.depth());
-                if let Some(level) = levels.last_mut() {
-                    level.below = level.below.max(below + 1);
-                }
-            }
-            token => {
-                let Some(level) = levels.last_mut() else { continue };
-                match binding(token) {
-                    Some(kind) => {
-                        level.depth();
-                        level.chains[kind + 1..].fill(0);
-                        level.chains[kind] += 1;
-                        if level.chains[kind] > MAX_CHAIN || level.depth() > 2 * MAX_CHAIN {
-                            return too_long(token);
-                        }
-                    }
-                    // Something new begins.
-                    None if ends_chains(token) => {
-                        level.depth();
-                        level.chains[OR..].fill(0);
-                        level.below = 0;
-                    }
-                    None => {}
-                }
-            }
-        }
-    }
-    Ok(())
-}
-
-/// The kind of an operator.
-fn binding(token: &Token) -> Option<usize> {
-    match token {
-        Token::Word(word) if word.quote_style.is_none() => match word.value.to_ascii_uppercase().as_str() {
-            "UNION" | "EXCEPT" | "INTERSECT" | "JOIN" => Some(UNION),
-            "OR" => Some(OR),
-            "AND" | "XOR" => Some(AND),
-            "IS" | "LIKE" | "ILIKE" | "SIMILAR" | "RLIKE" | "REGEXP" | "BETWEEN" | "COLLATE" | "AT" => Some(COMPARISON),
-            "DIV" => Some(PRODUCT),
-            _ => None,
-        },
-        Token::Plus | Token::Minus | Token::StringConcat => Some(SUM),
-        Token::Mul | Token::Div | Token::Mod => Some(PRODUCT),
-        Token::Word(_) | Token::Number(..) | Token::Char(_) | Token::Whitespace(_) | Token::EOF => None,
-        Token::Comma | Token::SemiColon | Token::Period | Token::Colon | Token::Placeholder(_) => None,
-        Token::LBrace | Token::RBrace | Token::LParen | Token::RParen | Token::LBracket | Token::RBracket => None,
-        token if is_text(token) => None,
-        // Comparisons, bits, arrows, casts.
-        _ => Some(COMPARISON),
-    }
-}
-
-fn is_text(token: &Token) -> bool {
-    matches!(
-        token,
-        Token::SingleQuotedString(_)
-            | Token::DoubleQuotedString(_)
-            | Token::TripleSingleQuotedString(_)
-            | Token::TripleDoubleQuotedString(_)
-            | Token::DollarQuotedString(_)
-            | Token::NationalStringLiteral(_)
-            | Token::EscapedStringLiteral(_)
-            | Token::UnicodeStringLiteral(_)
-            | Token::HexStringLiteral(_)
-            | Token::SingleQuotedByteStringLiteral(_)
-            | Token::DoubleQuotedByteStringLiteral(_)
-    )
-}
-
-fn ends_chains(token: &Token) -> bool {
-    match token {
-        Token::Comma => true,
-        Token::Word(word) if word.quote_style.is_none() => matches!(
-            word.value.to_ascii_uppercase().as_str(),
-            "WHEN"
-                | "THEN"
-                | "ELSE"
-                | "SELECT"
-                | "FROM"
-                | "WHERE"
-                | "ON"
-                | "HAVING"
-                | "GROUP"
-                | "ORDER"
-                | "VALUES"
-                | "SET"
-        ),
-        _ => false,
     }
 }
 
@@ -318,10 +217,30 @@ fn show(parser: &mut Parser<'_>, kind: Kind) -> Result<Statement, ParserError> {
 }
 
 fn describe(parser: &mut Parser<'_>) -> Result<Statement, ParserError> {
-    skip(parser, if Kind::of(&word(parser, 1)) == Some(Kind::Frame) { 2 } else { 1 });
+    // A frame may be called history.
+    let history = word(parser, 1) == "HISTORY" && matches!(parser.peek_nth_token_ref(2).token, Token::Word(_));
+    skip(parser, if history || Kind::of(&word(parser, 1)) == Some(Kind::Frame) { 2 } else { 1 });
     let name = names(parser.parse_object_name(false)?);
+    let limit = match history && take_words(parser, &["LIMIT"]) {
+        true => Some(parser.parse_literal_uint()? as usize),
+        false => None,
+    };
     end(parser)?;
-    Ok(Statement::Describe { name })
+    Ok(if history { Statement::History { name, limit } } else { Statement::Describe { name } })
+}
+
+fn restore(parser: &mut Parser<'_>, kind: Option<Kind>) -> Result<Statement> {
+    skip(parser, if kind == Some(Kind::Frame) { 2 } else { 1 });
+    let name = names(parser.parse_object_name(false).map_err(syntax)?);
+    take_words(parser, &["TO"]);
+    let wanted = || Error::invalid("RESTORE wants VERSION AS OF and a number, or TIMESTAMP AS OF and a text");
+    let kind = parser.next_token().token;
+    if !take_words(parser, &["AS", "OF"]) || !matches!(word_of(&kind).as_deref(), Some("VERSION" | "TIMESTAMP")) {
+        return Err(wanted());
+    }
+    let to = moment(&kind, Some(&parser.next_token().token))?.ok_or_else(wanted)?;
+    end(parser).map_err(syntax)?;
+    Ok(Statement::Restore { name, to })
 }
 
 fn optimize(parser: &mut Parser<'_>, kind: Option<Kind>) -> Result<Statement, ParserError> {
@@ -359,22 +278,6 @@ fn vacuum(parser: &mut Parser<'_>, kind: Option<Kind>) -> Result<Statement, Pars
     Ok(Statement::Vacuum { name, retain, force, dry_run })
 }
 
-fn alter(parser: &mut Parser<'_>, tokens: Vec<TokenWithSpan>) -> Result<Statement> {
-    skip(parser, 2);
-    let name = names(parser.parse_object_name(false).map_err(syntax)?);
-    if !take_words(parser, &["SET", "HOUSEKEEPING"]) {
-        return other(tokens);
-    }
-    let on = match word(parser, 0).as_str() {
-        "ON" => true,
-        "OFF" => false,
-        _ => return Err(Error::invalid("the SQL was not understood: SET HOUSEKEEPING wants ON or OFF")),
-    };
-    skip(parser, 1);
-    end(parser).map_err(syntax)?;
-    Ok(Statement::Housekeeping { name, on })
-}
-
 fn create_frame(mut tokens: Vec<TokenWithSpan>) -> Result<Statement> {
     let partition_by = take_partitioned_by(&mut tokens)?;
     if let Some(frame) = tokens.iter_mut().find(|t| word_of(&t.token).as_deref() == Some("FRAME")) {
@@ -388,14 +291,18 @@ fn other(tokens: Vec<TokenWithSpan>) -> Result<Statement> {
     Ok(Statement::Other(Box::new(df_statement(tokens)?)))
 }
 
-fn df_statement(tokens: Vec<TokenWithSpan>) -> Result<DfStatement> {
+fn df_statement(mut tokens: Vec<TokenWithSpan>) -> Result<DfStatement> {
+    take_versions(&mut tokens)?;
     let mut parser = DFParserBuilder::new(ParserInput::Tokens(tokens))
         .with_dialect(&GenericDialect {})
         .with_recursion_limit(RECURSION_LIMIT)
         .build()?;
     let mut statements = parser.parse_statements()?;
     match (statements.pop_front(), statements.len()) {
-        (Some(statement), 0) => Ok(statement),
+        (Some(mut statement), 0) => {
+            name_versions(&mut statement);
+            Ok(statement)
+        }
         (None, _) => Err(Error::invalid("the SQL is empty: write a statement")),
         (_, more) => Err(Error::invalid(format!("{} statements in one text: send them one at a time", more + 1))),
     }
@@ -433,24 +340,24 @@ fn take_partitioned_by(tokens: &mut Vec<TokenWithSpan>) -> Result<Vec<String>> {
     Ok(columns)
 }
 
-fn word(parser: &Parser<'_>, at: usize) -> String {
+pub(super) fn word(parser: &Parser<'_>, at: usize) -> String {
     word_of(&parser.peek_nth_token_ref(at).token).unwrap_or_default()
 }
 
-fn word_of(token: &Token) -> Option<String> {
+pub(super) fn word_of(token: &Token) -> Option<String> {
     match token {
         Token::Word(word) if word.quote_style.is_none() => Some(word.value.to_ascii_uppercase()),
         _ => None,
     }
 }
 
-fn skip(parser: &mut Parser<'_>, count: usize) {
+pub(super) fn skip(parser: &mut Parser<'_>, count: usize) {
     for _ in 0..count {
         parser.next_token();
     }
 }
 
-fn take_words(parser: &mut Parser<'_>, words: &[&str]) -> bool {
+pub(super) fn take_words(parser: &mut Parser<'_>, words: &[&str]) -> bool {
     let there = words.iter().enumerate().all(|(at, wanted)| word(parser, at) == *wanted);
     if there {
         skip(parser, words.len());
@@ -458,7 +365,7 @@ fn take_words(parser: &mut Parser<'_>, words: &[&str]) -> bool {
     there
 }
 
-fn end(parser: &mut Parser<'_>) -> Result<(), ParserError> {
+pub(super) fn end(parser: &mut Parser<'_>) -> Result<(), ParserError> {
     while parser.consume_token(&Token::SemiColon) {}
     match parser.peek_token().token {
         Token::EOF => Ok(()),
@@ -478,7 +385,7 @@ pub(crate) fn names(name: ObjectName) -> Vec<String> {
         .collect()
 }
 
-fn syntax(error: ParserError) -> Error {
+pub(super) fn syntax(error: ParserError) -> Error {
     let text = match error {
         ParserError::TokenizerError(text) | ParserError::ParserError(text) => text,
         ParserError::RecursionLimitExceeded => "it is nested too deeply".to_string(),
@@ -546,29 +453,6 @@ mod tests {
         for bad in ["", "a = 1) OR (true", "a = 1; DROP FRAME f", "a, b", "1 AS x", "'"] {
             assert!(check_expression(bad).is_err(), "{bad}");
         }
-    }
-
-    #[test]
-    fn chains_have_an_end() {
-        let chain = |operator: &str, length: usize| format!("SELECT {}", vec!["1"; length + 1].join(operator));
-        for operator in ["+", " - ", " OR ", " and ", "||", "*", " = ", " UNION SELECT ", " | ", " << ", " LIKE "] {
-            assert!(parse(&chain(operator, MAX_CHAIN)).is_ok(), "{operator}");
-            let error = parse(&chain(operator, MAX_CHAIN + 1)).unwrap_err();
-            assert!(error.message().contains("in a row"), "{operator}: {error}");
-        }
-        let list = vec!["1 + 1 - 1"; 5000].join(", ");
-        assert!(parse(&format!("SELECT {list} FROM (VALUES ({list}))")).is_ok());
-        for flat in ["(a = 1 AND b = 2)", "a = 1 AND b = 2"] {
-            let flat = vec![flat; MAX_CHAIN].join(" OR ");
-            assert!(parse(&format!("SELECT * FROM f WHERE {flat}")).is_ok());
-        }
-        let branches = "WHEN a = 1 THEN b + 1 ".repeat(5 * MAX_CHAIN);
-        assert!(parse(&format!("SELECT CASE {branches} ELSE 0 END FROM f")).is_ok());
-        // Deep together, though no chain is long.
-        let sum = vec!["1"; MAX_CHAIN].join(" + ");
-        let deep = (0..10).fold("1".to_string(), |inner, _| format!("({inner} + {sum})"));
-        assert!(parse(&format!("SELECT {deep}")).is_err());
-        assert!(check_expression(&vec!["1"; 2 * MAX_CHAIN].join("|")).is_err());
     }
 
     #[test]

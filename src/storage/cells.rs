@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, UInt32Array};
 use arrow::compute::take_record_batch;
+use arrow::datatypes::{FieldRef, Schema, SchemaRef};
 use arrow::row::{OwnedRow, RowConverter, SortField};
 use delta_kernel::FileMeta;
 use delta_kernel::engine::arrow_conversion::TryIntoArrow;
@@ -20,11 +21,12 @@ use delta_kernel_default_engine::parquet::DataFileMetadata;
 use object_store::buffered::BufWriter;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
-use parquet::arrow::AsyncArrowWriter;
 use parquet::arrow::arrow_writer::ArrowWriterOptions;
+use parquet::arrow::{AsyncArrowWriter, PARQUET_FIELD_ID_META_KEY};
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 
+use super::alter::COLUMN_ID;
 use super::cell_stats::CellStats;
 use super::leafcutter::Cut;
 use crate::{Error, Result};
@@ -147,6 +149,8 @@ struct OpenCell {
     location: url::Url,
     context: BoundWriteContext,
     writer: AsyncArrowWriter<BufWriter>,
+    /// What the file calls its columns, which may not be what the frame does.
+    schema: SchemaRef,
     stats: CellStats,
     rows: u64,
 }
@@ -161,24 +165,24 @@ impl OpenCell {
         let name = format!("cell-{}.parquet", uuid::Uuid::now_v7().simple());
         let location = context.write_dir().join(&name).map_err(|e| Error::internal(format!("a cell's path: {e}")))?;
         let path = Path::from_url_path(location.path()).map_err(object_store::Error::from)?;
-        let physical: arrow::datatypes::Schema = context.physical_data_schema().as_ref().try_into_arrow()?;
+        let physical: Schema = context.physical_data_schema().as_ref().try_into_arrow()?;
         if physical.fields().len() != first.num_columns() {
-            return Err(Error::unsupported(
-                "frames with renamed or generated columns cannot be written by this version",
-            ));
+            return Err(Error::unsupported("frames with generated columns cannot be written by this version"));
         }
-        let stats = CellStats::new(context.stats_columns(), context.physical_data_schema(), first.schema());
+        let schema = file_schema(&first.schema(), &physical);
+        let stats = CellStats::new(context.stats_columns(), context.physical_data_schema(), Arc::clone(&schema));
         let sink = BufWriter::with_capacity(Arc::clone(&plan.store), path.clone(), PART_BYTES)
             .with_max_concurrency(if plan.local { 1 } else { UPLOADS_IN_FLIGHT });
         // The ledger has the types; how this engine held them in memory is nobody's business.
         let options = ArrowWriterOptions::new().with_properties(properties(plan)).with_skip_arrow_metadata(true);
-        let writer = AsyncArrowWriter::try_new_with_options(sink, first.schema(), options)?;
-        Ok(Self { path, location, context, writer, stats, rows: 0 })
+        let writer = AsyncArrowWriter::try_new_with_options(sink, Arc::clone(&schema), options)?;
+        Ok(Self { path, location, context, writer, schema, stats, rows: 0 })
     }
 
     async fn write(&mut self, batch: &RecordBatch) -> Result<()> {
-        self.stats.merge(batch)?;
-        self.writer.write(batch).await?;
+        let batch = RecordBatch::try_new(Arc::clone(&self.schema), batch.columns().to_vec())?;
+        self.stats.merge(&batch)?;
+        self.writer.write(&batch).await?;
         self.rows += batch.num_rows() as u64;
         Ok(())
     }
@@ -200,6 +204,17 @@ impl OpenCell {
         let entry = ArrowEngineData::try_from_engine_data(build_add_file_metadata(meta, &self.context)?)?;
         Ok(CellFile { path: self.path, rows: self.rows, bytes, entry: entry.record_batch().clone() })
     }
+}
+
+/// The columns of `rows` as the file calls them; with the numbers of a frame whose columns have some.
+fn file_schema(rows: &SchemaRef, physical: &Schema) -> SchemaRef {
+    let named = |(given, file): (&FieldRef, &FieldRef)| {
+        let number = file.metadata().get(PARQUET_FIELD_ID_META_KEY).or_else(|| file.metadata().get(COLUMN_ID));
+        let metadata = number.map(|number| (PARQUET_FIELD_ID_META_KEY.to_string(), number.clone()));
+        let metadata = metadata.into_iter().collect();
+        Arc::new(given.as_ref().clone().with_name(file.name()).with_metadata(metadata))
+    };
+    Arc::new(Schema::new(rows.fields().iter().zip(physical.fields()).map(named).collect::<Vec<_>>()))
 }
 
 /// Light on local disk, where decoding costs more than reading; dense where bytes cross a network.

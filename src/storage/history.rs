@@ -63,7 +63,7 @@ impl Commit {
 
     /// The commit of one version.
     pub(super) async fn read(store: &dyn ObjectStore, frame: &FrameRef, version: u64) -> Result<Self> {
-        let found = store.get(&folder(frame).join(format!("{version:020}.json"))).await?;
+        let found = store.get(&commit_path(frame, version)).await?;
         let modified_ms = found.meta.last_modified.timestamp_millis();
         Self::parse(version, modified_ms, &found.bytes().await?)
     }
@@ -98,6 +98,11 @@ impl Commit {
 
 pub(super) fn folder(frame: &FrameRef) -> Path {
     Path::from(frame.folder()).join("_delta_log")
+}
+
+/// Where the commit of one version is.
+pub(super) fn commit_path(frame: &FrameRef, version: u64) -> Path {
+    folder(frame).join(format!("{version:020}.json"))
 }
 
 pub(super) fn commit_version(path: &Path) -> Option<u64> {

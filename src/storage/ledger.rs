@@ -13,16 +13,14 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
-use arrow::array::{Array, AsArray, RecordBatch, StructArray};
-use arrow::datatypes::{Int64Type, Schema, SchemaRef};
-use arrow::util::display::array_value_to_string;
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use delta_kernel::committer::{CommitMetadata, CommitResponse, Committer, PublishMetadata};
 use delta_kernel::engine::arrow_conversion::{TryIntoArrow, TryIntoKernel};
-use delta_kernel::engine::arrow_data::{ArrowEngineData, EngineDataArrowExt};
+use delta_kernel::engine::arrow_data::ArrowEngineData;
 use delta_kernel::history_manager::{HistoryCommitType, latest_version_as_of};
-use delta_kernel::scan::{PartitionValuesOptions, StatsOptions};
-use delta_kernel::schema::StructType;
+use delta_kernel::schema::{ArrayType, DataType as KernelType, MapType, MetadataValue, StructField, StructType};
 use delta_kernel::snapshot::{Snapshot, SnapshotRef};
+use delta_kernel::table_features::ColumnMappingMode;
 use delta_kernel::transaction::create_table::create_table;
 use delta_kernel::transaction::data_layout::DataLayout;
 use delta_kernel::transaction::{CommitResult, UpdateTableOperation};
@@ -34,12 +32,16 @@ use object_store::ObjectStore;
 use object_store::path::Path;
 use serde::Serialize;
 use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
 use url::Url;
 
+use super::alter::{Check, PHYSICAL_NAME, checks};
 use super::cells::{CellFile, CellPlan};
 use super::change::{Change, keeps_rows};
+use super::commit_line::{CommitLine, Group};
 use super::history::{self, Commit, HistoryEntry};
 use super::leafcutter::Cut;
+use super::listing::{Cells, files_to_remove, list_cells, live_paths};
 use super::log_cleanup::LOG_RETENTION;
 use super::names::FrameRef;
 use super::vacuum::RETENTION;
@@ -50,15 +52,18 @@ use crate::{Error, ErrorKind, Result};
 pub const ENGINE: &str = concat!("apiary/", env!("CARGO_PKG_VERSION"));
 /// URL that stands for the meadow's root inside the kernel and DataFusion; paths below it are the meadow's.
 pub const ROOT_URL: &str = "apiary://meadow/";
+/// Threads for blocking work that ledgers take at a time. What they wait for needs such threads, too: a runtime for ledgers
+/// of a local folder must have more, or all wait for each other.
+pub const LEDGER_THREADS: usize = 8;
 /// Commits between checkpoints: Delta's own default, which bounds what a cold reader replays.
 const CHECKPOINT_EVERY: u64 = 10;
 /// Tries at one commit: eight writers that never pause need a few dozen; beyond it something else is wrong.
-const MAX_TRIES: u32 = 100;
+pub(super) const MAX_TRIES: u32 = 100;
 /// Longest pause between tries: a few commits long, so that a writer who lost often is not kept waiting by those who won.
 const MAX_BACKOFF: Duration = Duration::from_millis(64);
 
 /// Which version of a frame is meant.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub enum AsOf {
     /// The newest when the query is planned.
     #[default]
@@ -123,15 +128,41 @@ pub struct FrameState {
     pub schema: SchemaRef,
     /// Its partition columns.
     pub partition_by: Vec<String>,
-    snapshot: SnapshotRef,
+    /// The conditions that its rows must not fail.
+    pub checks: Vec<Check>,
+    /// What its cells call its columns, where that is something else.
+    physical: HashMap<String, String>,
+    pub(super) snapshot: SnapshotRef,
     cells: OnceLock<Arc<Cells>>,
 }
 
 impl FrameState {
     fn new(frame: &FrameRef, snapshot: SnapshotRef) -> Result<Self> {
         let schema: Schema = snapshot.schema().as_ref().try_into_arrow()?;
-        let partition_by = snapshot.table_configuration().logical_partition_columns().to_vec();
-        Ok(Self { frame: frame.clone(), schema: Arc::new(schema), partition_by, snapshot, cells: OnceLock::new() })
+        let table = snapshot.table_configuration();
+        let partition_by = table.logical_partition_columns().to_vec();
+        let checks = checks(table.metadata().configuration());
+        let physical = match table.column_mapping_mode() {
+            ColumnMappingMode::None => HashMap::new(),
+            ColumnMappingMode::Name => physical_names(&snapshot.schema())?,
+            ColumnMappingMode::Id => {
+                return Err(Error::unsupported(format!(
+                    "frame {frame} tells columns apart by number (column mapping mode 'id'), which this version cannot read"
+                )));
+            }
+        };
+        let schema = Arc::new(bare_schema(&schema));
+        Ok(Self { frame: frame.clone(), schema, partition_by, checks, physical, snapshot, cells: OnceLock::new() })
+    }
+
+    /// What its cells and their statistics call a column.
+    pub fn name_in_cells<'a>(&'a self, column: &'a str) -> &'a str {
+        self.physical.get(column).map_or(column, String::as_str)
+    }
+
+    /// Whether its cells call columns something else.
+    pub fn has_other_names(&self) -> bool {
+        !self.physical.is_empty()
     }
 
     /// What its table properties say of how long removed cells and log entries are kept; `None` for log entries that
@@ -143,79 +174,14 @@ impl FrameState {
         (cells, cleans.then(|| properties.log_retention_duration.unwrap_or(LOG_RETENTION)))
     }
 
+    /// Whether it has the same columns and settings as another version of the frame.
+    pub(super) fn is_table_of(&self, other: &Self) -> bool {
+        is_same_table(&self.snapshot, &other.snapshot)
+    }
+
     /// Its version.
     pub fn version(&self) -> u64 {
         self.snapshot.version()
-    }
-}
-
-/// The cells of one version, column by column.
-#[derive(Debug)]
-pub struct Cells {
-    paths: Vec<Path>,
-    batch: RecordBatch,
-}
-
-impl Cells {
-    /// How many there are.
-    pub fn len(&self) -> usize {
-        self.paths.len()
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.paths.is_empty()
-    }
-
-    /// Where cell `index` is, relative to the meadow's root.
-    pub fn path(&self, index: usize) -> &Path {
-        &self.paths[index]
-    }
-
-    /// What the ledger calls cell `index`.
-    pub fn name(&self, index: usize) -> &str {
-        let names = self.batch.column_by_name("path").and_then(|c| c.as_string_opt::<i32>());
-        names.map_or("", |names| names.value(index))
-    }
-
-    /// Size of cell `index` in bytes.
-    pub fn bytes(&self, index: usize) -> u64 {
-        self.integers("size").map_or(0, |sizes| sizes.value(index).max(0) as u64)
-    }
-
-    /// When cell `index` was written, in milliseconds since the epoch.
-    pub fn modified_ms(&self, index: usize) -> i64 {
-        self.integers("modificationTime").map_or(0, |times| times.value(index))
-    }
-
-    /// Rows of cell `index`, when its entry says so.
-    pub fn rows(&self, index: usize) -> Option<u64> {
-        let counts = self.stats()?.column_by_name("numRecords")?.as_primitive_opt::<Int64Type>()?;
-        counts.is_valid(index).then(|| counts.value(index).max(0) as u64)
-    }
-
-    /// `minValues`, `maxValues` or `nullCount` of a column over all cells, one entry a cell.
-    pub fn statistic(&self, which: &str, column: &str) -> Option<Arc<dyn Array>> {
-        self.stats()?.column_by_name(which)?.as_struct_opt()?.column_by_name(column).cloned()
-    }
-
-    /// Values of a partition column, one entry a cell.
-    pub fn partition_values(&self, column: &str) -> Option<Arc<dyn Array>> {
-        self.batch.column_by_name("partitionValues_parsed")?.as_struct_opt()?.column_by_name(column).cloned()
-    }
-
-    /// The partition that cell `index` is in: the same text for all of its cells, and only for those.
-    pub fn partition(&self, index: usize) -> String {
-        let values = self.batch.column_by_name("partitionValues_parsed");
-        values.and_then(|values| array_value_to_string(values, index).ok()).unwrap_or_default()
-    }
-
-    fn stats(&self) -> Option<&StructArray> {
-        self.batch.column_by_name("stats_parsed")?.as_struct_opt()
-    }
-
-    fn integers(&self, name: &str) -> Option<&arrow::array::Int64Array> {
-        self.batch.column_by_name(name)?.as_primitive_opt::<Int64Type>()
     }
 }
 
@@ -227,13 +193,14 @@ pub struct Ledger {
     inner: Arc<Inner>,
 }
 
-struct Inner {
-    store: Arc<dyn ObjectStore>,
-    engine: Arc<KernelEngine>,
-    io: Handle,
+pub(super) struct Inner {
+    pub(super) store: Arc<dyn ObjectStore>,
+    pub(super) engine: Arc<KernelEngine>,
+    pub(super) io: Handle,
     local: bool,
     latest: Mutex<HashMap<FrameRef, Arc<FrameState>>>,
-    committing: Mutex<HashMap<FrameRef, Arc<tokio::sync::Mutex<()>>>>,
+    lines: Mutex<HashMap<FrameRef, Arc<CommitLine>>>,
+    room: Arc<Semaphore>,
 }
 
 impl Ledger {
@@ -241,13 +208,15 @@ impl Ledger {
     pub fn new(store: Arc<dyn ObjectStore>, local: bool, io: Handle) -> Self {
         let executor = Arc::new(TokioMultiThreadExecutor::new(io.clone()));
         let engine = DefaultEngineBuilder::new(Arc::clone(&store)).with_task_executor(executor).build();
+        let room = Arc::new(Semaphore::new(LEDGER_THREADS));
         let inner = Inner {
             store,
             engine: Arc::new(engine),
             io,
             local,
             latest: Mutex::default(),
-            committing: Mutex::default(),
+            lines: Mutex::default(),
+            room,
         };
         Self { inner: Arc::new(inner) }
     }
@@ -316,10 +285,24 @@ impl Ledger {
         cells: Vec<CellFile>,
         change: Change,
     ) -> Result<Arc<FrameState>> {
-        let lock = self.commit_lock(&base.frame);
-        let _only_one_of_this_colony = lock.lock().await;
+        let line = self.line(&base.frame);
+        if matches!(change, Change::Append) {
+            return line.append(base, cells, |group| self.settle(group)).await;
+        }
+        let _only_one_of_this_colony = line.turn().await;
         let base = Arc::clone(base);
         self.blocking(move |ledger| ledger.commit_blocking(&base, &cells, &change)).await
+    }
+
+    async fn settle(&self, group: Group) {
+        let settled = self.blocking(move |ledger| {
+            group.settle(|base, cells| ledger.commit_blocking(base, cells, &Change::Append));
+            Ok(())
+        });
+        if let Err(error) = settled.await {
+            // Who waits is told that nobody knows.
+            tracing::error!(%error, "a commit's thread ended");
+        }
     }
 
     /// The newest `limit` commits, newest first.
@@ -332,14 +315,23 @@ impl Ledger {
         lock(&self.inner.latest).remove(frame);
     }
 
-    fn commit_lock(&self, frame: &FrameRef) -> Arc<tokio::sync::Mutex<()>> {
-        Arc::clone(lock(&self.inner.committing).entry(frame.clone()).or_default())
+    pub(super) fn line(&self, frame: &FrameRef) -> Arc<CommitLine> {
+        Arc::clone(lock(&self.inner.lines).entry(frame.clone()).or_default())
     }
 
     /// The kernel's engine is synchronous: its work goes to the I/O runtime's blocking threads.
-    async fn blocking<T: Send + 'static>(&self, work: impl FnOnce(&Inner) -> Result<T> + Send + 'static) -> Result<T> {
+    pub(super) async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Inner) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
         let inner = Arc::clone(&self.inner);
-        self.inner.io.spawn_blocking(move || work(&inner)).await?
+        let room = Arc::clone(&inner.room).acquire_owned().await.map_err(|e| Error::internal(e.to_string()))?;
+        let work = move || {
+            // Whoever waits for it may go away; the thread stays taken.
+            let _room = room;
+            work(&inner)
+        };
+        self.inner.io.spawn_blocking(work).await?
     }
 }
 
@@ -363,7 +355,7 @@ impl Inner {
         }
     }
 
-    fn latest(&self, frame: &FrameRef) -> Result<Arc<FrameState>> {
+    pub(super) fn latest(&self, frame: &FrameRef) -> Result<Arc<FrameState>> {
         let known = lock(&self.latest).get(frame).cloned();
         let snapshot = match &known {
             Some(state) => Snapshot::builder_from(Arc::clone(&state.snapshot)).build(self.engine.as_ref()),
@@ -378,7 +370,7 @@ impl Inner {
         Ok(state)
     }
 
-    fn at_version(&self, frame: &FrameRef, version: u64) -> Result<Arc<FrameState>> {
+    pub(super) fn at_version(&self, frame: &FrameRef, version: u64) -> Result<Arc<FrameState>> {
         let snapshot = Snapshot::builder_for(table_url(frame)?).at_version(version).build(self.engine.as_ref());
         let snapshot = snapshot.map_err(|e| {
             Error::not_found(format!("frame {frame} has no version {version} any more or yet: its history lists them"))
@@ -387,7 +379,7 @@ impl Inner {
         Ok(Arc::new(FrameState::new(frame, snapshot)?))
     }
 
-    fn at_time(&self, frame: &FrameRef, time: i64) -> Result<Arc<FrameState>> {
+    pub(super) fn at_time(&self, frame: &FrameRef, time: i64) -> Result<Arc<FrameState>> {
         let latest = self.latest(frame)?;
         let at = latest_version_as_of(&latest.snapshot, self.engine.as_ref(), time, HistoryCommitType::Recreatable);
         let at = at.map_err(|e| {
@@ -505,9 +497,7 @@ impl Inner {
         removed: &HashSet<String>,
     ) -> Result<()> {
         let frame = &base.frame;
-        if newer.schema() != base.snapshot.schema()
-            || newer.metadata_configuration() != base.snapshot.metadata_configuration()
-        {
+        if !is_same_table(newer, &base.snapshot) {
             return Err(Error::conflict(format!(
                 "the schema or settings of {frame} changed during this write: write again"
             )));
@@ -534,10 +524,7 @@ impl Inner {
 
     /// Whether an overwrite is only in the way of compactions and appends.
     fn only_compacted(&self, base: &FrameState, newer: &SnapshotRef, change: &Change) -> Result<bool> {
-        if !matches!(change, Change::Overwrite)
-            || newer.schema() != base.snapshot.schema()
-            || newer.metadata_configuration() != base.snapshot.metadata_configuration()
-        {
+        if !matches!(change, Change::Overwrite) || !is_same_table(newer, &base.snapshot) {
             return Ok(false);
         }
         for version in base.version() + 1..=newer.version() {
@@ -609,82 +596,72 @@ impl Committer for MeadowCommitter {
     }
 }
 
-fn list_cells(state: &FrameState, engine: &dyn Engine) -> Result<Cells> {
-    let scan = Arc::clone(&state.snapshot)
-        .scan_builder()
-        .with_stats(StatsOptions::all_struct())
-        .with_partition_values(PartitionValuesOptions::with_struct())
-        .build()?;
-    let mut batches = Vec::new();
-    for metadata in scan.scan_metadata(engine)? {
-        batches.push(metadata?.scan_files.apply_selection_vector().try_into_record_batch()?);
-    }
-    let Some(first) = batches.first() else {
-        return Ok(Cells { paths: Vec::new(), batch: RecordBatch::new_empty(Arc::new(Schema::empty())) });
-    };
-    let batch = arrow::compute::concat_batches(&first.schema(), &batches)?;
-    if batch.column_by_name("deletionVector").is_some_and(|vectors| vectors.null_count() < vectors.len()) {
-        return Err(Error::unsupported(format!(
-            "frame {} has rows marked as deleted by deletion vectors, which this version cannot read",
-            state.frame
-        )));
-    }
-    let root = frame_root(&state.frame)?;
-    let names = batch.column_by_name("path").and_then(|c| c.as_string_opt::<i32>());
-    let names = names.ok_or_else(|| Error::corrupt(format!("the ledger of {} lists no paths", state.frame)))?;
-    let paths = names.iter().map(|name| cell_path(&root, name.unwrap_or_default())).collect::<Result<_>>()?;
-    Ok(Cells { paths, batch })
-}
-
-/// A ledger's relative, percent-encoded path as a path of the meadow. Paths that leave the frame's folder are refused:
-/// who can write the ledger must not read the rest of the store through us.
-pub(super) fn cell_path(root: &Url, name: &str) -> Result<Path> {
-    let outside = || Error::corrupt(format!("the ledger names a cell outside its frame: {name:?}"));
-    let location = root.join(name).map_err(|_| outside())?;
-    if !location.as_str().starts_with(root.as_str()) {
-        return Err(outside());
-    }
-    Ok(Path::from_url_path(location.path()).map_err(object_store::Error::from)?)
-}
-
-fn live_paths(snapshot: &SnapshotRef, engine: &dyn Engine) -> Result<HashSet<String>> {
-    let mut paths = HashSet::new();
-    let scan = Arc::clone(snapshot).scan_builder().with_stats(StatsOptions::none()).build()?;
-    for metadata in scan.scan_metadata(engine)? {
-        let batch = metadata?.scan_files.apply_selection_vector().try_into_record_batch()?;
-        if let Some(names) = batch.column_by_name("path").and_then(|c| c.as_string_opt::<i32>()) {
-            paths.extend(names.iter().flatten().map(str::to_string));
-        }
-    }
-    Ok(paths)
-}
-
-/// The ledger rows of the cells to remove, as the kernel wants them back.
-fn files_to_remove(
-    snapshot: &SnapshotRef,
-    engine: &dyn Engine,
-    removed: &HashSet<String>,
-) -> Result<Vec<FilteredEngineData>> {
-    let scan = Arc::clone(snapshot).scan_builder().build()?;
-    let mut files = Vec::new();
-    for metadata in scan.scan_metadata(engine)? {
-        let batch = metadata?.scan_files.apply_selection_vector().try_into_record_batch()?;
-        let Some(names) = batch.column_by_name("path").and_then(|c| c.as_string_opt::<i32>()) else { continue };
-        let selected: Vec<bool> = names.iter().map(|name| name.is_some_and(|n| removed.contains(n))).collect();
-        files.push(FilteredEngineData::try_new(Box::new(ArrowEngineData::new(batch)), selected)?);
-    }
-    Ok(files)
-}
-
 #[expect(clippy::disallowed_methods, reason = "commits run on the I/O runtime's threads for blocking work")]
-fn pause(time: Duration) {
+pub(super) fn pause(time: Duration) {
     std::thread::sleep(time);
 }
 
 /// Exponential from 2 ms with full jitter, so that losers of one race do not meet again.
-fn backoff(attempt: u32) -> Duration {
+pub(super) fn backoff(attempt: u32) -> Duration {
     let ceiling = Duration::from_millis(2u64 << attempt.min(8)).min(MAX_BACKOFF);
     ceiling.mul_f64(fastrand::f64())
+}
+
+/// Whether two versions have the same columns and settings.
+fn is_same_table(a: &SnapshotRef, b: &SnapshotRef) -> bool {
+    a.schema() == b.schema() && a.metadata_configuration() == b.metadata_configuration()
+}
+
+/// What the cells call the columns, where that is something else.
+fn physical_names(schema: &StructType) -> Result<HashMap<String, String>> {
+    let mut names = HashMap::new();
+    for field in schema.fields() {
+        let physical = physical_name(field);
+        if physical != field.name() {
+            names.insert(field.name().to_string(), physical.to_string());
+        }
+        if has_other_names(field.data_type()) {
+            return Err(Error::unsupported(format!(
+                "column '{}' has fields that its cells call something else (column mapping), which this version cannot read",
+                field.name()
+            )));
+        }
+    }
+    Ok(names)
+}
+
+fn physical_name(field: &StructField) -> &str {
+    match field.metadata().get(PHYSICAL_NAME) {
+        Some(MetadataValue::String(name)) => name,
+        _ => field.name(),
+    }
+}
+
+fn has_other_names(data_type: &KernelType) -> bool {
+    match data_type {
+        KernelType::Struct(fields) => {
+            fields.fields().any(|field| physical_name(field) != field.name() || has_other_names(field.data_type()))
+        }
+        KernelType::Array(array) => has_other_names(ArrayType::element_type(array)),
+        KernelType::Map(map) => has_other_names(MapType::key_type(map)) || has_other_names(MapType::value_type(map)),
+        _ => false,
+    }
+}
+
+/// Without what delta_kernel notes of columns: batches of others do not have it.
+fn bare_schema(schema: &Schema) -> Schema {
+    Schema::new(schema.fields().iter().map(|field| bare(field)).collect::<Vec<_>>())
+}
+
+fn bare(field: &Field) -> Field {
+    let within = |field: &Arc<Field>| Arc::new(bare(field));
+    let data_type = match field.data_type() {
+        DataType::Struct(fields) => DataType::Struct(fields.iter().map(within).collect()),
+        DataType::List(item) => DataType::List(within(item)),
+        DataType::Map(entries, sorted) => DataType::Map(within(entries), *sorted),
+        other => other.clone(),
+    };
+    Field::new(field.name(), data_type, field.is_nullable())
 }
 
 /// What the ledger's names of a frame's cells are relative to.

@@ -14,7 +14,8 @@ use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 
 use super::backend::{StorageBackend, open_backend};
-use super::ledger::{AsOf, Cells, FrameInfo, FrameState, Ledger};
+use super::ledger::{AsOf, FrameInfo, FrameState, Ledger};
+use super::listing::Cells;
 use super::metered::{Meter, Metered};
 use super::names::{BoxName, FrameRef, HiveName};
 use super::probe::{ProbeResult, probe};

@@ -13,10 +13,14 @@
 //! | `leafcutter` | how large cells and row groups are cut |
 //! | `cells`, `cell_stats` | Parquet files being written, and what the ledger says of them |
 //! | `ledger`, `change`, `history` | a frame's Delta log: snapshots, commits and what conflicts, the past |
+//! | `commit_line` | commits of one frame that wait for each other |
+//! | `listing`, `deleted_rows` | the cells of one version, and which of their rows do not count |
+//! | `alter`, `restore`, `log_entry` | commits of metadata, and of versions that come back |
 //! | `vacuum`, `log_cleanup` | cells and log entries that no version needs |
 //! | `claim` | jobs that one node at a time does |
 //! | `swarm` | what nodes tell each other through the meadow |
 
+pub mod alter;
 pub mod backend;
 pub mod cached;
 mod cell_stats;
@@ -24,27 +28,35 @@ pub mod cells;
 pub mod change;
 pub mod claim;
 mod cloud;
+mod commit_line;
+pub mod deleted_rows;
 mod error;
 pub mod faulty;
 mod history;
 pub mod leafcutter;
 pub mod ledger;
+pub mod listing;
 mod local;
 pub mod log_cleanup;
+mod log_entry;
 mod meadow;
 pub mod metered;
 mod names;
 pub mod probe;
 pub mod registry;
+mod restore;
 pub mod schema;
 pub mod swarm;
 pub mod vacuum;
 
+pub use alter::{Alteration, Check};
 pub use backend::{LocalBackend, MemoryBackend, StorageBackend, open_backend};
 pub use change::{Change, ChangeResult, Rewrite};
 pub use cloud::S3Backend;
 pub use history::HistoryEntry;
 pub use ledger::{AsOf, FrameInfo, FrameState, Ledger, WriteMode, WriteResult};
+pub use listing::Cells;
 pub use meadow::Meadow;
 pub(crate) use meadow::housekeeping;
 pub use names::{BoxName, FrameName, FrameRef, HiveName, MAX_NAME};
+pub use restore::RestoreResult;

@@ -8,7 +8,8 @@ use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt, PutPayload};
 
 use super::history::{self, Commit};
-use super::ledger::{AsOf, cell_path, frame_root};
+use super::ledger::{AsOf, frame_root};
+use super::listing::cell_path;
 use super::log_cleanup::remove;
 use super::meadow::Meadow;
 use super::names::FrameRef;

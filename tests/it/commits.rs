@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use apiary::storage::cells::{CellFile, CellWriter};
 use apiary::storage::faulty::{Faults, Faulty};
-use apiary::storage::{FrameState, Ledger, Meadow, leafcutter};
+use apiary::storage::{Alteration, FrameState, Ledger, Meadow, leafcutter};
 use apiary::{AsOf, ErrorKind, Settings, WriteMode, WriteResult};
 use arrow::array::{ArrayRef, Int64Array, RecordBatch};
 use tempfile::TempDir;
@@ -149,6 +149,54 @@ fn a_commit_whose_acknowledgement_is_lost_lands_once() {
     assert_eq!(values(&start(settings(&folder)), "t"), (0..100).collect::<Vec<i64>>());
 }
 
+#[test]
+fn appends_that_wait_for_one_commit_land_together_in_the_next() {
+    let folder = folder();
+    in_meadow(&folder, async |meadow: &Meadow| {
+        let base = first_version(meadow).await;
+        let mut appends = Vec::new();
+        for number in 0..30 {
+            let cells = cells(meadow, &base, number * 5..number * 5 + 5).await;
+            appends.push(Box::pin(meadow.ledger().commit(&base, cells, WriteMode::Append.into())));
+        }
+        // All are begun, in this order, before the first one's commit is heard of; one is given up while it waits.
+        let mut given_up = appends.pop().unwrap();
+        let mut first = appends.remove(0);
+        assert!(futures::poll!(&mut first).is_pending());
+        assert!(futures::poll!(&mut given_up).is_pending());
+        drop(given_up);
+        let (first, others) = tokio::join!(first, futures::future::join_all(appends));
+        assert_eq!(first.unwrap().version(), 1);
+        assert!(others.iter().all(|landed| landed.as_ref().unwrap().version() == 2));
+    });
+    let colony = start(settings(&folder));
+    assert_eq!(values(&colony, "t"), (0..29 * 5).collect::<Vec<i64>>());
+    let history = colony.block_on(colony.history(&name("t"), None)).unwrap();
+    assert_eq!(history.iter().map(|entry| entry.rows).collect::<Vec<_>>(), [Some(28 * 5), Some(5), None]);
+}
+
+#[test]
+fn appends_that_saw_other_columns_do_not_land_with_the_others() {
+    let folder = folder();
+    in_meadow(&folder, async |meadow: &Meadow| {
+        let base = first_version(meadow).await;
+        let ledger = meadow.ledger();
+        let column = arrow::datatypes::Field::new("y", arrow::datatypes::DataType::Int64, true);
+        let adding = Alteration::AddColumns { columns: vec![column], if_not_exists: false };
+        let old = cells(meadow, &base, 0..5).await;
+        ledger.alter(&name("t"), adding, base.version()).await.unwrap();
+        let newer = meadow.state(&name("t"), AsOf::Latest).await.unwrap();
+        let cells = cells(meadow, &newer, 5..10).await;
+        let (old, new) = tokio::join!(
+            ledger.commit(&base, old, WriteMode::Append.into()),
+            ledger.commit(&newer, cells, WriteMode::Append.into())
+        );
+        assert_eq!(old.unwrap_err().kind(), ErrorKind::Conflict);
+        assert_eq!(new.unwrap().version(), 2);
+    });
+    assert_eq!(values(&start(settings(&folder)), "t"), (5..10).collect::<Vec<i64>>());
+}
+
 /// Runs `work` on a meadow in `folder`, without a colony: who commits on which version is then up to the test.
 fn in_meadow(folder: &TempDir, work: impl AsyncFnOnce(&Meadow)) {
     let url = folder.path().to_string_lossy().into_owned();
@@ -178,7 +226,8 @@ async fn commit(
 
 async fn cells(meadow: &Meadow, base: &Arc<FrameState>, values: Range<i64>) -> Vec<CellFile> {
     let column: ArrayRef = Arc::new(Int64Array::from_iter_values(values));
-    let rows = RecordBatch::try_new(Arc::clone(&base.schema), vec![column]).unwrap();
+    let columns = vec![column; base.schema.fields().len()];
+    let rows = RecordBatch::try_new(Arc::clone(&base.schema), columns).unwrap();
     let plan = meadow.ledger().cell_plan(base, leafcutter::cut(64 << 20, 8)).await.unwrap();
     let mut writer = CellWriter::new(plan, &base.schema).unwrap();
     writer.write(&rows).await.unwrap();

@@ -41,6 +41,22 @@ fn every_version_can_be_read_by_number_and_by_time() {
 }
 
 #[test]
+fn many_frames_are_looked_up_at_once() {
+    let folder = folder();
+    let frames = 40;
+    {
+        let colony = start(settings(&folder));
+        (0..frames).for_each(|n| drop(run(&colony, &format!("CREATE FRAME t{n} (x BIGINT)"))));
+    }
+    // Nothing is remembered of them: each lookup reads its ledger, all at the same time.
+    for _ in 0..5 {
+        let colony = start(settings(&folder));
+        let columns = "SELECT count(*) FROM information_schema.columns WHERE table_schema = 'default'";
+        assert_eq!(integers(&run(&colony, columns), 0), [frames]);
+    }
+}
+
+#[test]
 fn history_tells_what_each_commit_did() {
     let folder = folder();
     let colony = start(settings(&folder));

@@ -6,7 +6,9 @@
 //! | `server`, `ministack`, `azurite` | real object stores: S3, Azure |
 //! | `conformance` | every place and decorator keeps the promises that commits rest on |
 //! | `frames` | versions, checkpoints, schema rules, names, hostile ledgers |
+//! | `foreign` | frames as other engines leave them |
 //! | `commits` | many writers, lost acknowledgements, conflicts |
+//! | `sqllogic` | the statements of `tests/slt` and their answers |
 //! | `changes` | DELETE, UPDATE, MERGE, OPTIMIZE, VACUUM against a plain list of rows |
 //! | `housekeeping` | cells merged by themselves, log entries that go |
 //! | `regulation` | what a hot node does: who waits, who is held back, who passes |
@@ -29,6 +31,7 @@ mod commits;
 mod conformance;
 mod crash;
 mod embed;
+mod foreign;
 mod frames;
 mod housekeeping;
 mod isolation;
@@ -38,6 +41,7 @@ mod regulation;
 mod server;
 mod simulation;
 mod splits;
+mod sqllogic;
 mod support;
 mod swarm;
 mod tpch;

@@ -35,7 +35,7 @@ from .errors import (
 )
 from .frame import Frame, FrameAsOf
 from .names import Box, Hive
-from .records import ChangeResult, FrameInfo, HistoryEntry, Leftover, Node, WriteResult
+from .records import ChangeResult, FrameInfo, HistoryEntry, Leftover, Node, RestoreResult, WriteResult
 from .result import Result
 
 __all__ = [
@@ -63,6 +63,7 @@ __all__ = [
     "NotFoundError",
     "PermissionDeniedError",
     "QueryTimeoutError",
+    "RestoreResult",
     "Result",
     "SchemaError",
     "StorageError",

@@ -8,7 +8,7 @@ from . import convert
 from .arrow import schema_of
 from .errors import ApiaryError, InvalidInputError, NotFoundError
 from .inputs import Input, input_of
-from .records import ChangeResult, FrameInfo, HistoryEntry, Leftover, WriteResult
+from .records import ChangeResult, FrameInfo, HistoryEntry, Leftover, RestoreResult, WriteResult
 from .result import Result
 
 if TYPE_CHECKING:
@@ -100,6 +100,56 @@ class Frame:
         columns, so that filters on them leave most cells out. Readers of older versions are not disturbed."""
         columns = ", ".join(map(convert.quoted, convert.names(cluster_by) or []))
         return self._change(f"OPTIMIZE {self._quoted()}" + (f" CLUSTER BY ({columns})" if columns else ""), None)
+
+    def restore(self, version: int | None = None, *, timestamp: Timestamp | None = None) -> RestoreResult:
+        """Makes the latest version what ``version`` was, or what was the latest at ``timestamp``: rows, columns and
+        constraints. One commit that writes no data; the versions between stay in the history."""
+        if (version is None) == (timestamp is None):
+            raise InvalidInputError("restore takes a version or a timestamp")
+        if version is not None:
+            convert.not_negative("version", version)
+            moment = f"VERSION AS OF {version}"
+        else:
+            at = convert.moment(convert.milliseconds(timestamp) or 0)
+            moment = f"TIMESTAMP AS OF '{at.isoformat()}'"
+        return RestoreResult(**self._facts(f"RESTORE {self._quoted()} TO {moment}")[0])
+
+    def add_column(self, name: str, sql_type: str, *, if_not_exists: bool = False) -> None:
+        """Adds a column, null in all rows that are there. No data is written.
+
+        >>> frame.add_column("humidity", "DOUBLE")
+        """
+        words = "IF NOT EXISTS " if if_not_exists else ""
+        self._facts(f"ALTER FRAME {self._quoted()} ADD COLUMN {words}{convert.quoted(name)} {sql_type}")
+
+    def rename_column(self, name: str, to: str) -> None:
+        """Gives a column another name. No data is written; readers need Delta's column mapping from then on."""
+        self._facts(f"ALTER FRAME {self._quoted()} RENAME COLUMN {convert.quoted(name)} TO {convert.quoted(to)}")
+
+    def drop_column(self, name: str, *, if_exists: bool = False) -> None:
+        """Drops a column; older versions keep it. No data is written; readers need Delta's column mapping from then
+        on."""
+        words = "IF EXISTS " if if_exists else ""
+        self._facts(f"ALTER FRAME {self._quoted()} DROP COLUMN {words}{convert.quoted(name)}")
+
+    def set_nullable(self, name: str, nullable: bool) -> None:
+        """Says whether a column takes nulls; one that has some must take them."""
+        word = "DROP" if nullable else "SET"
+        self._facts(f"ALTER FRAME {self._quoted()} ALTER COLUMN {convert.quoted(name)} {word} NOT NULL")
+
+    def add_constraint(self, name: str, check: str) -> None:
+        """Refuses, from now on, rows for which the SQL expression ``check`` is false; there must be none yet.
+
+        >>> frame.add_constraint("plausible", "celsius BETWEEN -90 AND 60")
+        """
+        self._apiary._native.check_expression(check)
+        condition = f"CHECK (\n{check}\n)"
+        self._facts(f"ALTER FRAME {self._quoted()} ADD CONSTRAINT {convert.quoted(name)} {condition}")
+
+    def drop_constraint(self, name: str, *, if_exists: bool = False) -> None:
+        """Drops a constraint."""
+        words = "IF EXISTS " if if_exists else ""
+        self._facts(f"ALTER FRAME {self._quoted()} DROP CONSTRAINT {words}{convert.quoted(name)}")
 
     def vacuum(self, *, retain_hours: int = 168, force: bool = False, dry_run: bool = False) -> list[Leftover]:
         """Removes data files that neither the latest version needs nor one that was the latest within ``retain_hours``.

@@ -46,6 +46,21 @@ class ChangeResult(NamedTuple):
     """How loaded the colony was, 0 to 1."""
 
 
+class RestoreResult(NamedTuple):
+    """What a restore did."""
+
+    frame: str
+    """``hive.box.frame``."""
+    version: int
+    """The version it made; the latest when that was the same already."""
+    restored: int
+    """The version that it is like."""
+    cells_added: int
+    """Data files that came back."""
+    cells_removed: int
+    """Data files that went."""
+
+
 class Leftover(NamedTuple):
     """A data file that no version needs any more."""
 

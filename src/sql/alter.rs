@@ -1,0 +1,166 @@
+//! ALTER FRAME: what it says, and what it means for a frame's columns.
+
+use arrow::datatypes::Field;
+use datafusion::common::DFSchema;
+use datafusion::execution::SessionState;
+use datafusion::logical_expr::{DdlStatement, LogicalPlan};
+use datafusion::sql::parser::{DFParser, Statement as DfStatement};
+use datafusion::sql::sqlparser::ast::{ColumnDef, Ident, Statement as Ast};
+use datafusion::sql::sqlparser::parser::{Parser, ParserError};
+use datafusion::sql::sqlparser::tokenizer::{Location, Token};
+
+use super::statement::{Altering, Statement, end, names, skip, syntax, take_words, word};
+use crate::storage::{Alteration, Check, FrameState, schema};
+use crate::{Error, Result};
+
+/// What can be said of a frame.
+const FORMS: &str = "ADD COLUMN c TYPE, DROP COLUMN c, RENAME COLUMN a TO b, ALTER COLUMN c SET NOT NULL or DROP NOT NULL, \
+                     ADD CONSTRAINT n CHECK (…), DROP CONSTRAINT n, SET HOUSEKEEPING ON or OFF";
+
+/// Parses ALTER FRAME.
+///
+/// # Errors
+/// [`crate::ErrorKind::InvalidInput`] with the place of what was not understood.
+pub(super) fn alter(parser: &mut Parser<'_>, sql: &str) -> Result<Statement> {
+    skip(parser, 2);
+    let name = names(parser.parse_object_name(false).map_err(syntax)?);
+    if take_words(parser, &["SET", "HOUSEKEEPING"]) {
+        let on = on_or_off(parser)?;
+        end(parser).map_err(syntax)?;
+        return Ok(Statement::Housekeeping { name, on });
+    }
+    let change = change(parser, sql).map_err(syntax)?;
+    let change = change.ok_or_else(|| Error::unsupported(format!("ALTER FRAME takes {FORMS}")))?;
+    end(parser).map_err(syntax)?;
+    Ok(Statement::Alter { name, change })
+}
+
+fn on_or_off(parser: &mut Parser<'_>) -> Result<bool> {
+    let on = match word(parser, 0).as_str() {
+        "ON" => true,
+        "OFF" => false,
+        _ => return Err(Error::invalid("the SQL was not understood: SET HOUSEKEEPING wants ON or OFF")),
+    };
+    skip(parser, 1);
+    Ok(on)
+}
+
+fn change(parser: &mut Parser<'_>, sql: &str) -> Result<Option<Altering>, ParserError> {
+    if take_words(parser, &["ADD", "CONSTRAINT"]) {
+        return constraint(parser, sql).map(Some);
+    }
+    if take_words(parser, &["ADD"]) {
+        return new_columns(parser).map(Some);
+    }
+    let other = if take_words(parser, &["DROP", "CONSTRAINT"]) {
+        let if_exists = take_words(parser, &["IF", "EXISTS"]);
+        Alteration::DropCheck { name: identifier(parser)?, if_exists }
+    } else if take_words(parser, &["DROP", "COLUMN"]) {
+        let if_exists = take_words(parser, &["IF", "EXISTS"]);
+        Alteration::DropColumn { name: identifier(parser)?, if_exists }
+    } else if take_words(parser, &["RENAME", "COLUMN"]) {
+        let from = identifier(parser)?;
+        if !take_words(parser, &["TO"]) {
+            return Err(ParserError::ParserError("RENAME COLUMN wants TO and the new name".into()));
+        }
+        Alteration::RenameColumn { from, to: identifier(parser)? }
+    } else if take_words(parser, &["ALTER"]) {
+        take_words(parser, &["COLUMN"]);
+        let column = identifier(parser)?;
+        if take_words(parser, &["SET", "NOT", "NULL"]) {
+            Alteration::SetNotNull(column)
+        } else if take_words(parser, &["DROP", "NOT", "NULL"]) {
+            Alteration::DropNotNull(column)
+        } else {
+            return Ok(None);
+        }
+    } else {
+        return Ok(None);
+    };
+    Ok(Some(Altering::Other(other)))
+}
+
+fn constraint(parser: &mut Parser<'_>, sql: &str) -> Result<Altering, ParserError> {
+    let name = identifier(parser)?;
+    if !take_words(parser, &["CHECK"]) {
+        return Err(ParserError::ParserError("ADD CONSTRAINT wants a name and CHECK (…): keys are not kept".into()));
+    }
+    let open = parser.expect_token(&Token::LParen)?.span.end;
+    parser.parse_expr()?;
+    let close = parser.expect_token(&Token::RParen)?.span.start;
+    // As it was written: printed anew, a text that was quoted could come out as something else.
+    let condition = sql[byte_at(sql, open)..byte_at(sql, close)].trim().to_string();
+    Ok(Altering::Other(Alteration::AddCheck(Check { name, condition })))
+}
+
+fn new_columns(parser: &mut Parser<'_>) -> Result<Altering, ParserError> {
+    if !take_words(parser, &["COLUMN"]) {
+        take_words(parser, &["COLUMNS"]);
+    }
+    let if_not_exists = take_words(parser, &["IF", "NOT", "EXISTS"]);
+    let columns = match parser.consume_token(&Token::LParen) {
+        true => {
+            let columns = parser.parse_comma_separated(Parser::parse_column_def)?;
+            parser.expect_token(&Token::RParen)?;
+            columns
+        }
+        false => vec![parser.parse_column_def()?],
+    };
+    Ok(Altering::AddColumns { columns, if_not_exists })
+}
+
+fn identifier(parser: &mut Parser<'_>) -> Result<String, ParserError> {
+    parser.parse_identifier().map(|name| folded(&name))
+}
+
+fn folded(name: &Ident) -> String {
+    if name.quote_style.is_some() { name.value.clone() } else { name.value.to_lowercase() }
+}
+
+/// Where a place of a text is, in bytes; lines and columns count from 1.
+fn byte_at(text: &str, place: Location) -> usize {
+    let line = text.split_inclusive('\n').take(place.line.saturating_sub(1) as usize).map(str::len).sum::<usize>();
+    let rest = text.get(line..).unwrap_or_default();
+    line + rest.chars().take(place.column.saturating_sub(1) as usize).map(char::len_utf8).sum::<usize>()
+}
+
+/// The columns that definitions stand for, as a frame can hold them.
+///
+/// # Errors
+/// [`crate::ErrorKind::Schema`] for types that it cannot; [`crate::ErrorKind::Unsupported`] for defaults and keys.
+pub(super) async fn columns_of(state: &SessionState, columns: &[ColumnDef]) -> Result<Vec<Field>> {
+    let mut statement = DFParser::parse_sql("CREATE TABLE columns (a INT)")?
+        .pop_front()
+        .ok_or_else(|| Error::internal("a statement of our own is none"))?;
+    if let DfStatement::Statement(ast) = &mut statement
+        && let Ast::CreateTable(create) = ast.as_mut()
+    {
+        create.columns = columns.to_vec();
+    }
+    let LogicalPlan::Ddl(DdlStatement::CreateMemoryTable(create)) = state.statement_to_plan(statement).await? else {
+        return Err(Error::internal("columns were not planned as a table's"));
+    };
+    if !create.constraints.is_empty() || !create.column_defaults.is_empty() {
+        return Err(Error::unsupported("keys and defaults are not kept by this version: leave them out"));
+    }
+    let frame = schema::frame_schema(create.input.schema().as_arrow())?;
+    Ok(frame.fields().iter().map(|field| field.as_ref().clone()).collect())
+}
+
+/// Refuses to take a column's name from under a condition.
+///
+/// # Errors
+/// [`crate::ErrorKind::Schema`] naming the condition.
+pub(super) fn require_unchecked(state: &SessionState, frame: &FrameState, column: &str) -> Result<()> {
+    let columns = DFSchema::try_from(frame.schema.clone())?;
+    for check in &frame.checks {
+        let condition = state.create_logical_expr(&check.condition, &columns)?;
+        if condition.column_refs().iter().any(|used| used.name.eq_ignore_ascii_case(column)) {
+            return Err(Error::schema(format!(
+                "constraint '{}' says something of column '{column}': drop the constraint first",
+                check.name
+            )));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,58 @@
+//! Cells some of whose rows do not count, in plans.
+//!
+//! The engine takes which rows of a file to read as a note beside the file, and notes do not travel with a plan. Values of
+//! partition columns do: so each file has its marks as the value of one more such column, which no query sees, and whoever
+//! receives a plan makes notes of them.
+
+use datafusion::common::{DataFusionError, ScalarValue};
+use datafusion::datasource::listing::PartitionedFile;
+use datafusion::datasource::physical_plan::parquet::ParquetRowSelection;
+use datafusion::datasource::physical_plan::{FileGroup, FileScanConfig};
+use parquet::arrow::arrow_reader::{RowSelection, RowSelector};
+
+use crate::Error;
+use crate::storage::deleted_rows::DeletedRows;
+
+/// The column that holds the marks: no frame's column can be called so.
+pub(super) const DELETED: &str = "the deleted rows";
+/// Bytes before the marks: how many rows the file has.
+const ROWS: usize = 8;
+
+/// The marks of a file of so many `rows`, as a value of that column.
+pub(super) fn mark(deleted: Option<&DeletedRows>, rows: u64) -> ScalarValue {
+    ScalarValue::Binary(deleted.map(|deleted| [&rows.to_le_bytes(), deleted.as_bytes()].concat()))
+}
+
+/// A file with the note that its marks ask for.
+///
+/// # Errors
+/// `Corrupt` for marks that do not fit the file.
+pub(super) fn noted(file: PartitionedFile, mark: &ScalarValue) -> Result<PartitionedFile, DataFusionError> {
+    let ScalarValue::Binary(mark) = mark else {
+        return Err(Error::corrupt("the deleted rows of a cell are no bytes").into());
+    };
+    let Some(mark) = mark else { return Ok(file) };
+    let (rows, marks) = mark.split_first_chunk::<ROWS>().ok_or_else(|| Error::corrupt("a cell's marks are cut off"))?;
+    let runs = DeletedRows::parse(marks)?.runs(u64::from_le_bytes(*rows))?;
+    let selectors = runs.into_iter().map(|run| match run.kept {
+        true => RowSelector::select(run.rows as usize),
+        false => RowSelector::skip(run.rows as usize),
+    });
+    let selection = RowSelection::from(selectors.collect::<Vec<_>>());
+    Ok(file.with_extension(ParquetRowSelection::new(selection)))
+}
+
+/// The files of a scan with their notes; `None` where none is marked.
+///
+/// # Errors
+/// As [`noted`].
+pub(super) fn noted_files(scan: &FileScanConfig) -> Result<Option<Vec<FileGroup>>, DataFusionError> {
+    let columns = scan.file_source.table_schema().table_partition_cols();
+    let Some(column) = columns.iter().position(|column| column.name() == DELETED) else { return Ok(None) };
+    let one = |file: &PartitionedFile| {
+        let mark = file.partition_values.get(column).ok_or_else(|| Error::corrupt("a cell without its marks"))?;
+        noted(file.clone(), mark)
+    };
+    let group = |group: &FileGroup| group.iter().map(one).collect::<Result<Vec<_>, _>>().map(FileGroup::new);
+    scan.file_groups.iter().map(group).collect::<Result<Vec<_>, _>>().map(Some)
+}

@@ -1,0 +1,222 @@
+//! The cells of one version, as its ledger lists them.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use arrow::array::{Array, AsArray, Int64Array, RecordBatch, StructArray};
+use arrow::datatypes::{Int32Type, Int64Type, Schema};
+use arrow::util::display::array_value_to_string;
+use delta_kernel::actions::deletion_vector::{DeletionVectorDescriptor, DeletionVectorStorageType};
+use delta_kernel::engine::arrow_data::{ArrowEngineData, EngineDataArrowExt};
+use delta_kernel::scan::{PartitionValuesOptions, StatsOptions};
+use delta_kernel::snapshot::SnapshotRef;
+use delta_kernel::{Engine, FilteredEngineData};
+use object_store::path::Path;
+use url::Url;
+
+use super::deleted_rows::DeletedRows;
+use super::ledger::{FrameState, frame_root};
+use crate::{Error, Result};
+
+/// The cells of one version, column by column.
+#[derive(Debug)]
+pub struct Cells {
+    paths: Vec<Path>,
+    batch: RecordBatch,
+    /// Of the cells that have some.
+    deleted: HashMap<usize, DeletedRows>,
+}
+
+impl Cells {
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.paths.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.paths.is_empty()
+    }
+
+    /// Where cell `index` is, relative to the meadow's root.
+    pub fn path(&self, index: usize) -> &Path {
+        &self.paths[index]
+    }
+
+    /// What the ledger calls cell `index`.
+    pub fn name(&self, index: usize) -> &str {
+        let names = self.batch.column_by_name("path").and_then(|c| c.as_string_opt::<i32>());
+        names.map_or("", |names| names.value(index))
+    }
+
+    /// Size of cell `index` in bytes.
+    pub fn bytes(&self, index: usize) -> u64 {
+        self.integers("size").map_or(0, |sizes| sizes.value(index).max(0) as u64)
+    }
+
+    /// When cell `index` was written, in milliseconds since the epoch.
+    pub fn modified_ms(&self, index: usize) -> i64 {
+        self.integers("modificationTime").map_or(0, |times| times.value(index))
+    }
+
+    /// Rows of cell `index` that are not deleted, when its entry says so.
+    pub fn rows(&self, index: usize) -> Option<u64> {
+        let deleted = self.deleted(index).map_or(0, DeletedRows::count);
+        self.rows_written(index).map(|rows| rows.saturating_sub(deleted))
+    }
+
+    /// Rows of the file of cell `index`, deleted ones included, when its entry says so.
+    pub fn rows_written(&self, index: usize) -> Option<u64> {
+        let counts = self.stats()?.column_by_name("numRecords")?.as_primitive_opt::<Int64Type>()?;
+        counts.is_valid(index).then(|| counts.value(index).max(0) as u64)
+    }
+
+    /// The rows of cell `index` that are marked as deleted.
+    pub fn deleted(&self, index: usize) -> Option<&DeletedRows> {
+        self.deleted.get(&index)
+    }
+
+    /// Whether rows of any cell are marked as deleted.
+    pub fn has_deleted_rows(&self) -> bool {
+        !self.deleted.is_empty()
+    }
+
+    /// `minValues`, `maxValues` or `nullCount` of a column, by its name in the cells, over all cells, one entry a cell.
+    /// Deleted rows are among them.
+    pub fn statistic(&self, which: &str, column: &str) -> Option<Arc<dyn Array>> {
+        self.stats()?.column_by_name(which)?.as_struct_opt()?.column_by_name(column).cloned()
+    }
+
+    /// Values of a partition column, by its name in the cells, one entry a cell.
+    pub fn partition_values(&self, column: &str) -> Option<Arc<dyn Array>> {
+        self.batch.column_by_name("partitionValues_parsed")?.as_struct_opt()?.column_by_name(column).cloned()
+    }
+
+    /// The partition that cell `index` is in: the same text for all of its cells, and only for those.
+    pub fn partition(&self, index: usize) -> String {
+        let values = self.batch.column_by_name("partitionValues_parsed");
+        values.and_then(|values| array_value_to_string(values, index).ok()).unwrap_or_default()
+    }
+
+    fn stats(&self) -> Option<&StructArray> {
+        self.batch.column_by_name("stats_parsed")?.as_struct_opt()
+    }
+
+    fn integers(&self, name: &str) -> Option<&Int64Array> {
+        self.batch.column_by_name(name)?.as_primitive_opt::<Int64Type>()
+    }
+}
+
+/// Lists the cells of a version, with what deletion vectors say of them.
+///
+/// # Errors
+/// [`crate::ErrorKind::Corrupt`] for entries that cannot be, and what the store says.
+pub(super) fn list_cells(state: &FrameState, engine: &dyn Engine) -> Result<Cells> {
+    let scan = Arc::clone(&state.snapshot)
+        .scan_builder()
+        .with_stats(StatsOptions::all_struct())
+        .with_partition_values(PartitionValuesOptions::with_struct())
+        .build()?;
+    let mut batches = Vec::new();
+    for metadata in scan.scan_metadata(engine)? {
+        batches.push(metadata?.scan_files.apply_selection_vector().try_into_record_batch()?);
+    }
+    let Some(first) = batches.first() else {
+        let batch = RecordBatch::new_empty(Arc::new(Schema::empty()));
+        return Ok(Cells { paths: Vec::new(), batch, deleted: HashMap::new() });
+    };
+    let batch = arrow::compute::concat_batches(&first.schema(), &batches)?;
+    let root = frame_root(&state.frame)?;
+    let names = batch.column_by_name("path").and_then(|c| c.as_string_opt::<i32>());
+    let names = names.ok_or_else(|| Error::corrupt(format!("the ledger of {} lists no paths", state.frame)))?;
+    let paths = names.iter().map(|name| cell_path(&root, name.unwrap_or_default())).collect::<Result<_>>()?;
+    let mut cells = Cells { paths, batch, deleted: HashMap::new() };
+    cells.deleted = deleted_rows(&cells, &root, engine)
+        .map_err(|error| error.context(format!("the deletion vectors of {} cannot be read", state.frame)))?;
+    Ok(cells)
+}
+
+fn deleted_rows(cells: &Cells, root: &Url, engine: &dyn Engine) -> Result<HashMap<usize, DeletedRows>> {
+    let Some(vectors) = cells.batch.column_by_name("deletionVector").and_then(|c| c.as_struct_opt()) else {
+        return Ok(HashMap::new());
+    };
+    let mut deleted = HashMap::new();
+    for index in (0..vectors.len()).filter(|index| vectors.is_valid(*index)) {
+        let rows = descriptor(vectors, index)?.row_indexes(engine.storage_handler(), root)?;
+        let marked = DeletedRows::new(rows)?;
+        let written = cells.rows_written(index).ok_or_else(|| {
+            Error::corrupt(format!(
+                "the entry of {} has deleted rows and does not say how many there are",
+                cells.name(index)
+            ))
+        })?;
+        marked.runs(written)?;
+        deleted.insert(index, marked);
+    }
+    Ok(deleted)
+}
+
+/// Where the deleted rows of a cell are listed: within the frame's folder, or in its ledger itself.
+fn descriptor(vectors: &StructArray, index: usize) -> Result<DeletionVectorDescriptor> {
+    let text = |name: &str| Some(vectors.column_by_name(name)?.as_string_opt::<i32>()?.value(index));
+    let number = |name: &str| {
+        let numbers = vectors.column_by_name(name)?.as_primitive_opt::<Int32Type>()?;
+        numbers.is_valid(index).then(|| numbers.value(index))
+    };
+    let rows = vectors.column_by_name("cardinality").and_then(|c| c.as_primitive_opt::<Int64Type>());
+    let missing = || Error::corrupt("the entry of a deletion vector is not whole");
+    let storage: DeletionVectorStorageType = text("storageType").ok_or_else(missing)?.parse()?;
+    if storage == DeletionVectorStorageType::PersistedAbsolute {
+        return Err(Error::unsupported(
+            "a deletion vector lies outside the frame's folder: copy the table with its files",
+        ));
+    }
+    Ok(DeletionVectorDescriptor::try_new(
+        storage,
+        text("pathOrInlineDv").ok_or_else(missing)?,
+        number("offset"),
+        number("sizeInBytes").ok_or_else(missing)?,
+        rows.ok_or_else(missing)?.value(index),
+    )?)
+}
+
+/// A ledger's relative, percent-encoded path as a path of the meadow. Paths that leave the frame's folder are refused:
+/// who can write the ledger must not read the rest of the store through us.
+pub(super) fn cell_path(root: &Url, name: &str) -> Result<Path> {
+    let outside = || Error::corrupt(format!("the ledger names a cell outside its frame: {name:?}"));
+    let location = root.join(name).map_err(|_| outside())?;
+    if !location.as_str().starts_with(root.as_str()) {
+        return Err(outside());
+    }
+    Ok(Path::from_url_path(location.path()).map_err(object_store::Error::from)?)
+}
+
+/// The ledger's names of the cells of a version.
+pub(super) fn live_paths(snapshot: &SnapshotRef, engine: &dyn Engine) -> Result<HashSet<String>> {
+    let mut paths = HashSet::new();
+    let scan = Arc::clone(snapshot).scan_builder().with_stats(StatsOptions::none()).build()?;
+    for metadata in scan.scan_metadata(engine)? {
+        let batch = metadata?.scan_files.apply_selection_vector().try_into_record_batch()?;
+        if let Some(names) = batch.column_by_name("path").and_then(|c| c.as_string_opt::<i32>()) {
+            paths.extend(names.iter().flatten().map(str::to_string));
+        }
+    }
+    Ok(paths)
+}
+
+/// The ledger rows of the cells to remove, as the kernel wants them back.
+pub(super) fn files_to_remove(
+    snapshot: &SnapshotRef,
+    engine: &dyn Engine,
+    removed: &HashSet<String>,
+) -> Result<Vec<FilteredEngineData>> {
+    let scan = Arc::clone(snapshot).scan_builder().build()?;
+    let mut files = Vec::new();
+    for metadata in scan.scan_metadata(engine)? {
+        let batch = metadata?.scan_files.apply_selection_vector().try_into_record_batch()?;
+        let Some(names) = batch.column_by_name("path").and_then(|c| c.as_string_opt::<i32>()) else { continue };
+        let selected: Vec<bool> = names.iter().map(|name| name.is_some_and(|n| removed.contains(n))).collect();
+        files.push(FilteredEngineData::try_new(Box::new(ArrowEngineData::new(batch)), selected)?);
+    }
+    Ok(files)
+}
