@@ -2,6 +2,7 @@
 # make test   installs what the tests need into .venv, runs the Rust and the Python tests
 # make lint   formatting, clippy
 # make simulate  ten thousand seeds of the swarm's protocol
+# make kill   fifty kills of a process that streams rows
 # make bench  against DuckDB, DataFusion and delta-rs (installs them into .venv-bench)
 # make bench-swarm  several nodes on this machine, in a folder and on an S3 server; takes hours at full length, and wants
 #                   libfaketime for the wrong clocks
@@ -16,7 +17,7 @@ NODEJS := $(abspath $(VENV))/nodejs/bin
 AZURITE := $(VENV)/azurite/node_modules/.bin/azurite-blob
 NODE := $(CARGO_TARGET_DIR)/release/apiary-node
 
-.PHONY: demo build test rust-test python-test lint simulate bench bench-swarm clean
+.PHONY: demo build test rust-test python-test lint simulate kill bench bench-swarm clean
 
 demo: build
 	$(NODE) demo --scale $(SCALE)
@@ -53,6 +54,9 @@ lint:
 simulate: build
 	APIARY_SEEDS=$(or $(SEEDS),10000) cargo test --release --locked --test it simulation -- --nocapture
 
+kill: build
+	APIARY_KILLS=$(or $(KILLS),50) cargo test --release --locked --test it streams::a_killed -- --nocapture
+
 bench: build $(VENV)/installed
 	VIRTUAL_ENV=$(abspath $(VENV)) $(VENV)/bin/maturin develop --release --locked --quiet
 	$(VENV)/bin/pip install --quiet 'datafusion>=55,<56'
@@ -61,6 +65,7 @@ bench: build $(VENV)/installed
 	$(VENV)/bin/python benches/startup.py
 	$(VENV)/bin/python benches/open.py
 	$(VENV)/bin/python benches/commits.py
+	$(VENV)/bin/python benches/small_writes.py
 
 bench-swarm: build $(VENV)/installed
 	for command in answers exchange idle kills leader; do \

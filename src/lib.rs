@@ -36,6 +36,8 @@ mod sync;
 #[global_allocator]
 static ALLOCATOR: memory::Counting = memory::Counting;
 
-pub use actors::{Colony, ColonyStatus, Query, QueryStats, QueryStream, Session, Settings};
+pub use actors::{
+    Colony, ColonyStatus, FrameStream, Query, QueryStats, QueryStream, Session, Settings, StreamSettings,
+};
 pub use error::{Error, ErrorKind, Result};
 pub use storage::{AsOf, BoxName, FrameInfo, FrameRef, HistoryEntry, HiveName, WriteMode, WriteResult};

@@ -32,7 +32,7 @@ pub(crate) async fn alter(
                 return Err(Error::schema(format!("{frame} has {rows} rows {what}: change or delete them first")));
             }
         }
-        match core.meadow.ledger().alter(frame, alteration.clone(), target.state.version()).await {
+        match core.meadow.ledger().alter(frame, alteration.clone(), &target.state).await {
             Err(error) if may_run_again(&error, run) => pause_before_next(run, query).await?,
             outcome => return outcome,
         }

@@ -35,6 +35,7 @@ use super::write::EncodeCells;
 use crate::sql::cell_reader::ReadCells;
 use crate::sql::codec::StepCodec;
 use crate::sql::distribution::{apply_options, read_own_files};
+use crate::sql::one_value::one_value;
 use crate::storage::cells::CellFile;
 use crate::{Error, Result};
 
@@ -182,6 +183,7 @@ impl WorkerSessionBuilder for ChamberSessions {
             // The library puts the task's own worker here, and the worker keeps the task: neither would ever be freed.
             .with_distributed_local_worker_context(self.nobody.to_local_worker_context(nobodys_url()?))
             .with_distributed_passthrough_headers(query.headers()?)?;
+        builder.aggregate_functions().get_or_insert_default().push(one_value());
         if !self.functions.is_empty() {
             builder.scalar_functions().get_or_insert_default().extend(self.functions.iter().cloned());
         }

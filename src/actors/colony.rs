@@ -33,6 +33,7 @@ use super::scout::ScoutSlot;
 use super::scratch::{DiskWritten, Scratch, Spill, Wear};
 use super::session::{Session, run};
 use super::settings::Settings;
+use super::stream::{FrameStream, StreamSettings, Streams};
 use super::supervisor::{ColonyActor, StopBees};
 use super::temperature::{Band, Thermometer};
 use super::world::NodeWorld;
@@ -113,6 +114,7 @@ pub(crate) struct Core {
     pub(crate) shareable: bool,
     pub(crate) slots: Vec<Arc<BeeSlot>>,
     pub(crate) queries: Arc<Queries>,
+    pub(crate) streams: Arc<Streams>,
     pub(crate) scout: ScoutSlot,
     pub(crate) house: Arc<House>,
     _budget: Budget,
@@ -182,7 +184,8 @@ impl Core {
             channels,
         };
         let heart = Arc::new(Heart::new(&settings, &meadow, cache)?);
-        let world = Arc::new(NodeWorld::new(Arc::clone(&heart), Arc::clone(&queries)));
+        let streams = Arc::new(Streams::default());
+        let world = Arc::new(NodeWorld::new(Arc::clone(&heart), Arc::clone(&queries), Arc::clone(&streams)));
         let planner = Planner::new(meadow.clone(), split, functions, world)?;
         let running = settings.max_queries.unwrap_or(4 * settings.bee_count());
         let admission = Admission::new(running, settings.queue);
@@ -194,6 +197,7 @@ impl Core {
             shareable,
             slots,
             queries,
+            streams,
             admission,
             scout: ScoutSlot::default(),
             house: Arc::new(house),
@@ -569,6 +573,15 @@ impl Colony {
             }
         })
         .await
+    }
+
+    /// Opens a stream into a frame, for rows that come a few at a time.
+    ///
+    /// # Errors
+    /// `NotFound` without the frame; `InvalidInput` for settings that cannot be; what the system says of the buffer.
+    pub async fn stream(&self, frame: &FrameRef, settings: StreamSettings) -> Result<FrameStream> {
+        let frame = frame.clone();
+        self.on_io(move |core| async move { FrameStream::open(&core, &frame, settings).await }).await
     }
 
     /// Reads one version of a frame; `columns` of `None` is all of them.

@@ -53,7 +53,7 @@ pub(crate) async fn guard(core: Weak<Core>) {
     let Some((queries, token)) = core.upgrade().map(|core| (Arc::clone(&core.queries), core.token.clone())) else {
         return;
     };
-    let mut abandoned: Option<(Instant, u64)> = None;
+    let mut abandoned: Option<(Instant, u64, Arc<QueryRecord>)> = None;
     let (mut most, mut resting) = (0, 0);
     while !token.is_cancelled() {
         if queries.is_empty() {
@@ -75,17 +75,19 @@ pub(crate) async fn guard(core: Weak<Core>) {
             // It takes the allocator's locks for milliseconds.
             core.io().spawn_blocking(trim);
         }
-        match abandoned {
+        match &abandoned {
             // Who was given up has ended, and it is not less: this is not what queries hold.
-            Some((at, before)) if at.elapsed() > LETTING_GO => {
-                resting = if held > limit && held >= before { held } else { resting };
+            Some((at, before, query)) if at.elapsed() > LETTING_GO => {
+                // Unless it has only begun again, and holds as much as before.
+                let ended = !queries.running().iter().any(|running| running.id == query.id);
+                resting = if ended && held > limit && held >= *before { held } else { resting };
                 abandoned = None;
             }
             None if held > limit => {
                 if let Some(query) = heaviest(&core) {
                     tracing::warn!(query = %query.id, held, limit, "the process holds too much memory: a query is abandoned");
                     query.abandon(too_much(held, limit));
-                    abandoned = Some((Instant::now(), held));
+                    abandoned = Some((Instant::now(), held, query));
                 }
             }
             _ => {}

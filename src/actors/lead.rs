@@ -378,7 +378,11 @@ async fn create_as(
     physical: PhysicalQuery,
     query: &Arc<QueryRecord>,
 ) -> Result<Answer> {
-    let made = core.meadow.create_frame(frame, &physical.plan.schema(), partition_by, if_not_exists).await?;
+    // That a value of a query is never null says nothing of the rows to come.
+    let schema = physical.plan.schema();
+    let fields = schema.fields().iter().map(|field| field.as_ref().clone().with_nullable(true));
+    let schema = Schema::new(fields.collect::<Vec<_>>());
+    let made = core.meadow.create_frame(frame, &schema, partition_by, if_not_exists).await?;
     let record = core.meadow.registry().record_of(frame).await?;
     let state = core.meadow.state(frame, AsOf::Latest).await?;
     if !made {

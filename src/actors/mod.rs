@@ -34,6 +34,7 @@
 //! | `exchange` | how tasks on different nodes get at each other's rows |
 //! | `world` | the tables of the box `system` |
 //! | `write` | cells encoded by all bees, one commit |
+//! | `stream` | rows that come a few at a time |
 //! | `query` | a running query: record, limits, statistics, stream |
 //! | `admission` | how much may run and wait |
 //! | `temperature` | how loaded the node is |
@@ -64,6 +65,7 @@ mod scratch;
 mod session;
 pub mod settings;
 mod share;
+mod stream;
 mod supervisor;
 pub mod temperature;
 mod world;
@@ -76,3 +78,4 @@ pub use query::{Canceller, Query, QueryStats, QueryStream};
 pub use scratch::{DiskWritten, Spill};
 pub use session::Session;
 pub use settings::Settings;
+pub use stream::{FrameStream, StreamSettings};

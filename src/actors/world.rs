@@ -7,19 +7,22 @@ use async_trait::async_trait;
 
 use super::heartbeat::{Heart, NodeInfo};
 use super::query::Queries;
+use super::stream::Streams;
 use crate::Result;
-use crate::sql::World;
+use crate::sql::{Ripening, World};
+use crate::storage::FrameRef;
 
 /// What this node can tell.
 #[derive(Debug)]
 pub(crate) struct NodeWorld {
     heart: Arc<Heart>,
     queries: Arc<Queries>,
+    streams: Arc<Streams>,
 }
 
 impl NodeWorld {
-    pub(crate) fn new(heart: Arc<Heart>, queries: Arc<Queries>) -> Self {
-        Self { heart, queries }
+    pub(crate) fn new(heart: Arc<Heart>, queries: Arc<Queries>, streams: Arc<Streams>) -> Self {
+        Self { heart, queries, streams }
     }
 }
 
@@ -36,6 +39,10 @@ impl World for NodeWorld {
             "tasks" => self.task_rows().await.map(Some),
             _ => Ok(None),
         }
+    }
+
+    fn ripening(&self, frame: &FrameRef) -> Vec<Ripening> {
+        self.streams.ripening(frame)
     }
 }
 

@@ -12,6 +12,7 @@ use pyo3::prelude::*;
 use pyo3_arrow::PySchema;
 use tokio_util::sync::CancellationToken;
 
+use super::appender::PyAppender;
 use super::errors::OrRaise;
 use super::feed::Feed;
 use super::link::Link;
@@ -21,7 +22,7 @@ use super::wait::wait;
 use super::{input, params};
 use crate::size::parse_size;
 use crate::sql::{Backpressure, Distribute};
-use crate::{AsOf, BoxName, Colony, Error, FrameRef, HiveName, Query, Result, Settings, WriteMode};
+use crate::{AsOf, BoxName, Colony, Error, FrameRef, HiveName, Query, Result, Settings, StreamSettings, WriteMode};
 
 /// A colony and the session of one `Apiary` object.
 #[pyclass(name = "Colony", module = "apiary._apiary", frozen)]
@@ -248,6 +249,25 @@ impl PyColony {
         let as_of = as_of(version, timestamp_ms).or_raise(py)?;
         let stream = self.run(py, |colony| async move { colony.read(&frame, columns, as_of).await })?;
         Ok(PyStream::new(Feed::new(Arc::clone(&self.link), stream)))
+    }
+
+    /// Opens a stream into a frame.
+    #[allow(clippy::too_many_arguments, reason = "the keywords of the Python method, each as it was given")]
+    fn stream(
+        &self,
+        py: Python<'_>,
+        frame: &str,
+        rows: u64,
+        size: Size,
+        seconds: f64,
+        buffer: Option<PathBuf>,
+        sync: bool,
+    ) -> PyResult<PyAppender> {
+        let frame = self.frame_named(frame).or_raise(py)?;
+        let (bytes, every) = (size.bytes().or_raise(py)?, duration(seconds).or_raise(py)?);
+        let settings = StreamSettings { rows, bytes, every, buffer, sync };
+        let stream = self.run(py, |colony| async move { colony.stream(&frame, settings).await })?;
+        Ok(PyAppender::new(Arc::clone(&self.link), stream))
     }
 
     fn status<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {

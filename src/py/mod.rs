@@ -10,6 +10,7 @@
 //!
 //! ```text
 //!  Apiary, Frame (Python) ──▶ PyColony ──▶ Link ──▶ Colony, Session
+//!  FrameStream (Python)   ──▶ PyAppender ────▶ FrameStream
 //!  Result (Python)        ──▶ PyStream ──▶ Feed ──▶ QueryStream
 //!                                            └────▶ Live (Arrow C stream)
 //! ```
@@ -17,6 +18,7 @@
 // PyO3's macros expand to unsafe code; none is written by hand in this folder.
 #![allow(unsafe_code)]
 
+mod appender;
 mod colony;
 mod errors;
 mod export;
@@ -34,6 +36,8 @@ mod wait;
 mod _apiary {
     use pyo3::prelude::*;
 
+    #[pymodule_export]
+    use super::appender::PyAppender;
     #[pymodule_export]
     use super::colony::PyColony;
     #[pymodule_export]

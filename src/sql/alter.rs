@@ -5,7 +5,7 @@ use datafusion::common::DFSchema;
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::{DdlStatement, LogicalPlan};
 use datafusion::sql::parser::{DFParser, Statement as DfStatement};
-use datafusion::sql::sqlparser::ast::{ColumnDef, Ident, Statement as Ast};
+use datafusion::sql::sqlparser::ast::{ColumnDef, ColumnOption, Ident, Statement as Ast};
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
 use datafusion::sql::sqlparser::tokenizer::{Location, Token};
 
@@ -129,6 +129,7 @@ fn byte_at(text: &str, place: Location) -> usize {
 /// # Errors
 /// [`crate::ErrorKind::Schema`] for types that it cannot; [`crate::ErrorKind::Unsupported`] for defaults and keys.
 pub(super) async fn columns_of(state: &SessionState, columns: &[ColumnDef]) -> Result<Vec<Field>> {
+    refuse_unkept_options(columns)?;
     let mut statement = DFParser::parse_sql("CREATE TABLE columns (a INT)")?
         .pop_front()
         .ok_or_else(|| Error::internal("a statement of our own is none"))?;
@@ -145,6 +146,44 @@ pub(super) async fn columns_of(state: &SessionState, columns: &[ColumnDef]) -> R
     }
     let frame = schema::frame_schema(create.input.schema().as_arrow())?;
     Ok(frame.fields().iter().map(|field| field.as_ref().clone()).collect())
+}
+
+/// Refuses what the engine would leave out of a column's definition without a word.
+///
+/// # Errors
+/// [`crate::ErrorKind::Unsupported`] naming it.
+pub(super) fn refuse_unkept_options(columns: &[ColumnDef]) -> Result<()> {
+    let options = columns.iter().flat_map(|column| column.options.iter().map(move |option| (column, &option.option)));
+    for (column, option) in options {
+        // Defaults and keys are refused with a sentence of their own.
+        let known = matches!(
+            option,
+            ColumnOption::Null
+                | ColumnOption::NotNull
+                | ColumnOption::Default(_)
+                | ColumnOption::Unique(_)
+                | ColumnOption::PrimaryKey(_)
+        );
+        if !known {
+            return Err(Error::unsupported(format!(
+                "column {} {option} is not kept by this version: leave it out",
+                column.name
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Refuses to change a column that is not there.
+///
+/// # Errors
+/// [`crate::ErrorKind::NotFound`] with those that are.
+pub(super) fn require_column(frame: &FrameState, column: &str) -> Result<()> {
+    let names: Vec<_> = frame.schema.fields().iter().map(|field| field.name().as_str()).collect();
+    match names.iter().any(|name| name.eq_ignore_ascii_case(column)) {
+        true => Ok(()),
+        false => Err(Error::not_found(format!("there is no column '{column}': the frame has {}", names.join(", ")))),
+    }
 }
 
 /// Refuses to take a column's name from under a condition.

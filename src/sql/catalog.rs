@@ -16,6 +16,7 @@ use futures::{StreamExt, TryStreamExt};
 
 use super::files::{file_table, is_path};
 use super::frame_table::{FrameTable, ScanNotes};
+use super::ripening::RipeningTable;
 use super::row_change::{CELL, TARGET};
 use super::session::SqlSession;
 use super::time_travel::{split, versioned};
@@ -63,11 +64,11 @@ pub(crate) async fn catalogs(
     }
     frames.sort();
     frames.dedup();
-    let tables: Vec<(FrameRef, String, FrameTable)> = futures::stream::iter(frames)
+    let tables: Vec<(FrameRef, String, Arc<dyn TableProvider>)> = futures::stream::iter(frames)
         .map(|(frame, as_of)| async move {
             let table = match target {
-                Some(target) => target.other(meadow, &frame, as_of, notes).await?,
-                None => frame_table(meadow, &frame, as_of, notes).await?,
+                Some(target) => Arc::new(target.other(meadow, &frame, as_of, notes).await?),
+                None => frame_table(meadow, &frame, as_of, notes, world).await?,
             };
             let name = versioned(frame.frame.as_str(), as_of);
             Ok::<_, Error>((frame, name, table))
@@ -76,7 +77,7 @@ pub(crate) async fn catalogs(
         .try_collect()
         .await?;
     for (frame, name, table) in tables {
-        schema_in(&list, frame.hive.as_str(), frame.box_.as_str())?.register_table(name, Arc::new(table))?;
+        schema_in(&list, frame.hive.as_str(), frame.box_.as_str())?.register_table(name, table)?;
     }
     Ok(list)
 }
@@ -137,15 +138,18 @@ async fn system_table(world: &dyn World, name: &str) -> Result<Arc<dyn TableProv
     Ok(Arc::new(MemTable::try_new(rows.schema(), vec![vec![rows]])?))
 }
 
-/// One version of a frame as a table.
+/// One version of a frame as a table; the newest has the rows that are not committed yet, too.
 pub(crate) async fn frame_table(
     meadow: &Meadow,
     frame: &FrameRef,
     as_of: AsOf,
     notes: &Arc<ScanNotes>,
-) -> Result<FrameTable> {
+    world: &dyn World,
+) -> Result<Arc<dyn TableProvider>> {
+    // Before the version is looked up: what is committed meanwhile is in both, and is left out of one.
+    let ripening = if as_of == AsOf::Latest { world.ripening(frame) } else { Vec::new() };
     let (state, cells) = meadow.version(frame, as_of).await?;
-    Ok(FrameTable::new(state, cells, Arc::clone(notes)))
+    RipeningTable::over(meadow, FrameTable::new(state, cells, Arc::clone(notes)), ripening).await
 }
 
 /// The frame that a table reference names in this session.
@@ -166,7 +170,7 @@ fn named(reference: &TableReference, frame: &str, session: &SqlSession) -> Resul
 
 /// The frame's version behind a table of these catalogs.
 pub(crate) fn frame_behind(table: &Arc<dyn TableProvider>) -> Option<&FrameTable> {
-    table.downcast_ref::<FrameTable>()
+    table.downcast_ref::<FrameTable>().or_else(|| table.downcast_ref::<RipeningTable>().map(RipeningTable::frame))
 }
 
 fn schema_in(list: &Arc<dyn CatalogProviderList>, hive: &str, box_: &str) -> Result<Arc<dyn SchemaProvider>> {

@@ -18,11 +18,14 @@ use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
 use datafusion_distributed::{WorkerPlanRewriteEvent, WorkerPlanRewriteEventResponse, WorkerPlanRewriteHandler};
+use futures::FutureExt;
 use futures::future::BoxFuture;
 use parquet::arrow::arrow_reader::ArrowReaderOptions;
 use parquet::arrow::async_reader::AsyncFileReader;
+use parquet::basic::Type;
 use parquet::errors::Result as ParquetResult;
-use parquet::file::metadata::ParquetMetaData;
+use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData, RowGroupMetaData};
+use parquet::file::page_index::column_index::ColumnIndexMetaData;
 
 use super::deleted::noted_files;
 use super::distribution::file_scan;
@@ -90,6 +93,36 @@ impl ParquetFileReaderFactory for CellReaderFactory {
     }
 }
 
+/// A footer that says nothing of the bounds of floats. Parquet leaves NaN out of them, which is greater than all numbers
+/// here: `x > 3` would not find it. The ledger's bounds, by which cells are left out, have it.
+fn without_float_bounds(footer: Arc<ParquetMetaData>) -> Arc<ParquetMetaData> {
+    let is_float = |column: &ColumnChunkMetaData| {
+        matches!(column.column_type(), Type::FLOAT | Type::DOUBLE) && column.statistics().is_some()
+    };
+    if !footer.row_groups().iter().any(|group| group.columns().iter().any(is_float)) {
+        return footer;
+    }
+    let mut stripped = footer.as_ref().clone().into_builder();
+    let mut index = stripped.take_column_index();
+    for (at, mut group) in stripped.take_row_groups().into_iter().map(RowGroupMetaData::into_builder).enumerate() {
+        let columns = group.take_columns().into_iter().enumerate().map(|(number, column)| {
+            if !is_float(&column) {
+                return column;
+            }
+            if let Some(page) = index.as_mut().and_then(|index| index.get_mut(at)?.get_mut(number)) {
+                *page = ColumnIndexMetaData::NONE;
+            }
+            // Clearing changes nothing else: what was whole before can be built again.
+            column.clone().into_builder().clear_statistics().build().unwrap_or(column)
+        });
+        let columns = columns.collect();
+        if let Ok(group) = group.set_column_metadata(columns).build() {
+            stripped = stripped.add_row_group(group);
+        }
+    }
+    Arc::new(stripped.set_column_index(index).build())
+}
+
 struct CellReader(Box<dyn AsyncFileReader + Send>);
 
 impl AsyncFileReader for CellReader {
@@ -106,6 +139,6 @@ impl AsyncFileReader for CellReader {
         _: Option<&'a ArrowReaderOptions>,
     ) -> BoxFuture<'a, ParquetResult<Arc<ParquetMetaData>>> {
         // Without options the page index comes with the footer, and both are kept.
-        self.0.get_metadata(None)
+        self.0.get_metadata(None).map(|footer| footer.map(without_float_bounds)).boxed()
     }
 }

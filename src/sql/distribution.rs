@@ -73,6 +73,8 @@ pub(crate) fn session_config(split: &Split) -> SessionConfig {
     options.optimizer.hash_join_single_partition_threshold = BROADCAST_BYTES;
     options.optimizer.hash_join_single_partition_threshold_rows = BROADCAST_ROWS;
     options.catalog.create_default_catalog_and_schema = false;
+    // Without it, TIMESTAMP WITH TIME ZONE would be one without.
+    options.execution.time_zone = Some("UTC".into());
     // Less for flash to bear, and mostly faster: what is spilled repeats itself.
     options.execution.spill_compression = SpillCompression::Lz4Frame;
     read_own_files(options);
@@ -95,8 +97,8 @@ pub fn node_of(url: &Url) -> Option<NodeId> {
     (url.scheme() == "swarm").then(|| url.host_str()?.parse().ok()).flatten()
 }
 
-/// Counts the changes of [`StepCodec`].
-const PLAN_FORMAT: u32 = 2;
+/// Counts the changes of [`StepCodec`], and of what a plan means: deleted rows travel as values of a column.
+const PLAN_FORMAT: u32 = 3;
 
 /// A fingerprint of what nodes must agree on to share a query: the plan's encoding, and where hashes send rows.
 ///

@@ -7,6 +7,22 @@ use crate::{Error, ErrorKind};
 /// What datafusion-distributed says of a join that begins its input anew, because its other one did not fit.
 const BEGUN_ANEW: &str = "WorkerConnections stream for partition";
 
+/// What DataFusion says, as an internal error, of functions that are called with what they do not take.
+const BAD_CALL: &str = "Function '";
+/// What DataFusion's internal errors end with.
+const REPORT: &str = "This issue was likely caused by a bug in DataFusion's code";
+/// How DataFusion's sentences begin.
+const PREFIXES: [&str; 8] = [
+    "Error during planning",
+    "External error",
+    "Execution error",
+    "Internal error",
+    "Schema error",
+    "This feature is not implemented",
+    "Invalid or Unsupported Configuration",
+    "Arrow error",
+];
+
 impl From<DataFusionError> for Error {
     fn from(error: DataFusionError) -> Self {
         classify(&error).unwrap_or_else(|| Error::internal(error.strip_backtrace()).with_source(error))
@@ -23,6 +39,7 @@ fn classify(error: &DataFusionError) -> Option<Error> {
     let simple = |kind| Some(Error::new(kind, message_of(error)));
     match error {
         DataFusionError::Context(_, inner) | DataFusionError::Diagnostic(_, inner) => classify(inner),
+        DataFusionError::Internal(text) if text.contains(BAD_CALL) => Some(Error::invalid(bare(text))),
         DataFusionError::Shared(inner) => classify(inner),
         DataFusionError::Collection(all) => all.first().and_then(classify),
         DataFusionError::External(inner) => from_external(inner.as_ref()),
@@ -112,12 +129,18 @@ fn exhausted(text: &str) -> Error {
     )
 }
 
-/// DataFusion's sentence without its prefix and backtrace, with the first letter made small.
+/// DataFusion's sentence without its prefixes and backtrace.
 fn message_of(error: &DataFusionError) -> String {
-    let text = error.strip_backtrace();
-    let bare = match text.split_once(": ") {
-        Some((prefix, rest)) if prefix.ends_with("error") || prefix.contains("not implemented") => rest,
-        _ => &text,
-    };
-    bare.trim().to_string()
+    bare(&error.strip_backtrace())
+}
+
+/// A sentence without what DataFusion puts before and behind it: which of its errors it is, and where to report it.
+fn bare(text: &str) -> String {
+    let mut text = text.split(REPORT).next().unwrap_or(text).trim();
+    while let Some((prefix, rest)) = text.split_once(": ")
+        && PREFIXES.iter().any(|known| prefix.ends_with(known))
+    {
+        text = rest.trim();
+    }
+    text.to_string()
 }

@@ -121,7 +121,10 @@ impl FrameTable {
 
     /// The cells that a scan may read.
     fn all(&self) -> Vec<usize> {
-        self.only.as_ref().map_or_else(|| (0..self.cells.len()).collect(), |only| only.to_vec())
+        let all = self.only.as_ref().map_or_else(|| (0..self.cells.len()).collect(), |only| only.to_vec());
+        // One whose rows are all deleted would still have a partition's value among those of the rest.
+        let is_empty = |index: &usize| self.cells.deleted(*index).is_some() && self.cells.rows(*index) == Some(0);
+        all.into_iter().filter(|index| !is_empty(index)).collect()
     }
 
     /// The frame's version.
@@ -246,9 +249,8 @@ impl FrameTable {
     fn choose(&self, predicate: Option<&Arc<dyn PhysicalExpr>>, limit: Option<usize>) -> Vec<usize> {
         if let Some(predicate) = predicate {
             let mut matching = matching_cells(&self.state, &self.cells, &self.schema, predicate);
-            if let Some(only) = &self.only {
-                matching.retain(|index| only.binary_search(index).is_ok());
-            }
+            let all = self.all();
+            matching.retain(|index| all.binary_search(index).is_ok());
             return matching;
         }
         let mut wanted = limit.map_or(u64::MAX, |n| n as u64);

@@ -6,8 +6,11 @@ use std::ops::ControlFlow;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::logical_expr::{Expr, GroupingSet, LogicalPlan};
 use datafusion::sql::parser::Statement as DfStatement;
-use datafusion::sql::sqlparser::ast::{Query, SetExpr, Statement as Ast, Visit, Visitor, With, visit_relations};
+use datafusion::sql::sqlparser::ast::{
+    Expr as Ast, Query, SetExpr, TableFactor, Visit, Visitor, With, visit_relations,
+};
 
+use super::refused;
 use crate::{Error, Result};
 
 /// Steps of a logical plan at most: the optimizer's rules go over each of them many times.
@@ -19,10 +22,10 @@ const MAX_COLUMNS: u64 = 4096;
 /// Grouping sets of one aggregate at most: every row is looked at once for each, a batch at a time.
 const MAX_GROUPINGS: u64 = 4096;
 
-/// Refuses a statement that is too large to be planned at all.
+/// Refuses a statement that is too large to be planned at all, and what is [`refused`].
 ///
 /// # Errors
-/// `InvalidInput` with what there is too much of.
+/// `InvalidInput` with what there is too much of; `Unsupported`.
 pub(crate) fn check_statement(statement: &DfStatement) -> Result<()> {
     let DfStatement::Statement(statement) = statement else { return Ok(()) };
     match statement.visit(&mut Check) {
@@ -40,14 +43,19 @@ impl Visitor for Check {
         if let SetExpr::Select(select) = query.body.as_ref() {
             refuse(select.projection.len() as u64, MAX_COLUMNS, "columns in one step")?;
         }
+        refused::in_query(query)?;
         match &query.with {
             Some(with) => refuse(expanded(with), MAX_NODES, "copies of what WITH names"),
             None => ControlFlow::Continue(()),
         }
     }
 
-    fn pre_visit_statement(&mut self, _: &Ast) -> ControlFlow<Error> {
-        ControlFlow::Continue(())
+    fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<Error> {
+        refused::in_source(factor)
+    }
+
+    fn pre_visit_expr(&mut self, expression: &Ast) -> ControlFlow<Error> {
+        refused::in_expression(expression)
     }
 }
 

@@ -12,6 +12,7 @@
 //! | `row_check` | the conditions of a frame, over rows that are written |
 //! | `row_change` | DELETE, UPDATE and MERGE as queries |
 //! | `frame_table` | one version of a frame as a DataFusion table |
+//! | `ripening` | a frame with rows that are not committed yet |
 //! | `cell_reader` | how a scan opens a cell |
 //! | `deleted` | cells some of whose rows do not count |
 //! | `pruning` | which cells a filter can leave out |
@@ -20,6 +21,9 @@
 //! | `shared_scan` | a scan that the bees of one colony share out while it runs |
 //! | `chains` | how long chains of operators may be |
 //! | `limits` | how large a statement may be |
+//! | `refused` | what the engine would answer otherwise than SQL does |
+//! | `one_value` | queries that stand for one value |
+//! | `same_names` | columns that would have the same name |
 //! | `bounded` | functions that must not grow without end |
 //! | `codec` | how our own steps of a plan travel |
 //! | `pieces` | a join's input in small pieces |
@@ -40,12 +44,16 @@ mod error;
 mod files;
 mod frame_table;
 mod limits;
+pub mod one_value;
 mod physical_query;
 mod pieces;
 mod planner;
 mod pruning;
+mod refused;
+mod ripening;
 pub(crate) mod row_change;
 pub mod row_check;
+mod same_names;
 mod session;
 pub mod shared_scan;
 pub(crate) mod statement;
@@ -59,6 +67,7 @@ pub use distribution::Split;
 pub use frame_table::{ScanNote, ScanNotes};
 pub use physical_query::PhysicalQuery;
 pub use planner::{Ask, Params, Planned, Planner, Spread};
+pub use ripening::Ripening;
 pub use row_change::RowChange;
 pub use session::{Backpressure, Distribute, SqlSession};
 pub use statement::check_expression;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use datafusion::catalog::memory::DataSourceExec;
+use datafusion::catalog::memory::{DataSourceExec, MemorySourceConfig};
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::execution::TaskContext;
 use datafusion::physical_plan::ExecutionPlan;
@@ -124,8 +124,8 @@ fn short_bytes(plan: &Arc<dyn ExecutionPlan>) -> Option<u64> {
     let below = children.iter().map(|child| short_bytes(child)).sum::<Option<u64>>()?;
     match plan.name() {
         "DataSourceExec" if file_scan(plan).is_some() => Some(file_bytes(plan).max(file_rows(plan)? * SHORT_ROW)),
-        // Rows in memory: of `system`, `information_schema`, VALUES of a short text.
-        "DataSourceExec" => Some(SHORT_MEMORY),
+        // Rows in memory: of `system`, `information_schema`, VALUES of a short text, or such that ripen.
+        "DataSourceExec" => Some(memory_bytes(plan).max(SHORT_MEMORY)),
         "EmptyExec" | "PlaceholderRowExec" => Some(0),
         "HashJoinExec" | "SortMergeJoinExec" => Some(below * SHORT_JOIN),
         "NestedLoopJoinExec"
@@ -139,6 +139,13 @@ fn short_bytes(plan: &Arc<dyn ExecutionPlan>) -> Option<u64> {
             below * plan.downcast_ref::<AggregateExec>().map_or(1, |a| a.group_expr().groups().len().max(1) as u64),
         ),
     }
+}
+
+fn memory_bytes(plan: &Arc<dyn ExecutionPlan>) -> u64 {
+    let source = plan.downcast_ref::<DataSourceExec>().map(DataSourceExec::data_source);
+    let memory = source.and_then(|source| source.downcast_ref::<MemorySourceConfig>());
+    let batches = memory.into_iter().flat_map(|memory| memory.partitions().iter().flatten());
+    batches.map(|batch| batch.get_array_memory_size() as u64).sum()
 }
 
 /// Rows of the files that it scans, when all of them say.

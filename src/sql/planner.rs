@@ -21,14 +21,16 @@ use datafusion::logical_expr::{
 };
 use datafusion::physical_plan::displayable;
 use datafusion::sql::parser::Statement as DfStatement;
+use datafusion::sql::sqlparser::ast::Statement as Ast;
 use datafusion_distributed::{DistributedExec, DistributedExt, display_plan_ascii};
 
-use super::alter::{columns_of, require_unchecked};
+use super::alter::{columns_of, refuse_unkept_options, require_column, require_unchecked};
 use super::answer;
 use super::catalog::{Target, catalogs, frame_behind, frame_of, frame_table};
 use super::distribution::{Split, SwarmBees, apply_options, distributed, session_config};
 use super::frame_table::ScanNotes;
 use super::limits::{check_statement, survey};
+use super::one_value::{one_value, with_one_value};
 use super::physical_query::PhysicalQuery;
 use super::row_change::RowChange;
 use super::row_check::RowCheck;
@@ -185,6 +187,7 @@ impl Planner {
             .with_config(session_config(&split))
             .with_physical_optimizer_rule(Arc::new(StopPoints));
         builder.scalar_functions().get_or_insert_default().extend(functions);
+        builder.aggregate_functions().get_or_insert_default().push(one_value());
         let base = builder.build();
         Ok(Self { meadow, split, base, world })
     }
@@ -224,8 +227,7 @@ impl Planner {
         ask: &Ask<'_>,
     ) -> Result<PhysicalQuery> {
         let draft = Draft { state: self.state(ask)?, notes: Arc::default(), swarm: false };
-        let table = frame_table(&self.meadow, frame, as_of, &draft.notes).await?;
-        let table: Arc<dyn TableProvider> = Arc::new(table);
+        let table = frame_table(&self.meadow, frame, as_of, &draft.notes, self.world.as_ref()).await?;
         let projection = columns.map(|names| projection(&table, frame, names)).transpose()?;
         let name = TableReference::full(frame.hive.as_str(), frame.box_.as_str(), frame.frame.as_str());
         let scan = LogicalPlanBuilder::scan(name, provider_as_source(table), projection)?.build()?;
@@ -278,6 +280,11 @@ impl Planner {
     }
 
     async fn create_frame(&self, statement: DfStatement, partition_by: Vec<String>, ask: &Ask<'_>) -> Result<Planned> {
+        if let DfStatement::Statement(ast) = &statement
+            && let Ast::CreateTable(create) = ast.as_ref()
+        {
+            refuse_unkept_options(&create.columns)?;
+        }
         let (draft, plan) = self.logical(statement, ask, None).await?;
         let LogicalPlan::Ddl(DdlStatement::CreateMemoryTable(create)) = plan else {
             return Err(Error::unsupported(
@@ -310,13 +317,14 @@ impl Planner {
             Alteration::RenameColumn { from: name, .. } | Alteration::DropColumn { name, .. } => {
                 require_unchecked(&state, &seen, name)?;
             }
+            Alteration::SetNotNull(name) | Alteration::DropNotNull(name) => require_column(&seen, name)?,
             Alteration::AddCheck(check) => drop(RowCheck::new(&state, check, &seen.schema)?),
             _ => {}
         }
         if alteration.depends_on_rows() {
             return Ok(Planned::Alter { frame: frame.clone(), alteration });
         }
-        let version = self.meadow.ledger().alter(frame, alteration, seen.version()).await?;
+        let version = self.meadow.ledger().alter(frame, alteration, &seen).await?;
         answer::altered(frame, version).map(Planned::Answer)
     }
 
@@ -354,6 +362,7 @@ impl Planner {
                 plan.with_param_values(ParamValues::from(pairs))?
             }
         };
+        let plan = with_one_value(plan)?;
         let swarm = matches!(ask.spread, Spread::Swarm(_));
         let found = survey(&plan)?;
         // A recursive term runs again and again, and so does one input of such a join when the other does not fit; tasks
@@ -412,7 +421,8 @@ impl Planner {
             Statement::Restore { name, to } => {
                 let frame = frame_name(&name, session)?;
                 self.meadow.require_writable()?;
-                self.meadow.registry().frame(&frame).await?;
+                // Forgets what is remembered of another frame of that name.
+                self.meadow.state(&frame, AsOf::Latest).await?;
                 answer::restored(&frame, &self.meadow.ledger().restore(&frame, to).await?)
             }
             Statement::Housekeeping { name, on } => {
@@ -557,7 +567,6 @@ impl Draft {
 
 /// The name that a CREATE TABLE makes: it is no table to be looked up.
 fn created_name(statement: &DfStatement) -> Option<String> {
-    use datafusion::sql::sqlparser::ast::Statement as Ast;
     let DfStatement::Statement(ast) = statement else { return None };
     let Ast::CreateTable(create) = ast.as_ref() else { return None };
     Some(super::statement::names(create.name.clone()).join("."))

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, BooleanArray, UInt64Array};
+use arrow::array::{Array, ArrayRef, BooleanArray, UInt64Array};
 use arrow::datatypes::SchemaRef;
 use datafusion::common::pruning::PruningStatistics;
 use datafusion::common::{Column, ScalarValue};
@@ -62,7 +62,10 @@ impl PruningStatistics for CellStatistics<'_> {
 
     fn null_counts(&self, column: &Column) -> Option<ArrayRef> {
         if self.frame.partition_by.contains(&column.name) {
-            return Some(Arc::new(UInt64Array::from(vec![0; self.cells.len()])));
+            let values = self.bound("minValues", column)?;
+            // Without a count of rows, one is as good as any.
+            let nulls = |cell: usize| if values.is_null(cell) { self.cells.rows_written(cell).unwrap_or(1) } else { 0 };
+            return Some(Arc::new(UInt64Array::from_iter_values((0..self.cells.len()).map(nulls))));
         }
         let counts = self.cells.statistic("nullCount", self.frame.name_in_cells(&column.name))?;
         arrow::compute::cast(&counts, &arrow::datatypes::DataType::UInt64).ok()

@@ -201,7 +201,9 @@ impl RowChange {
     }
 
     fn delete(delete: &Delete) -> Result<Self> {
-        let (FromTable::WithFromKeyword(from) | FromTable::WithoutKeyword(from)) = &delete.from;
+        let FromTable::WithFromKeyword(from) = &delete.from else {
+            return Err(Error::invalid("the SQL was not understood: write DELETE FROM frame [WHERE …]"));
+        };
         let plain = delete.tables.is_empty() && delete.using.is_none() && delete.order_by.is_empty();
         let bare = delete.returning.is_none() && delete.output.is_none() && delete.limit.is_none();
         let ([table], true, true) = (from.as_slice(), plain, bare) else {
@@ -231,6 +233,11 @@ impl RowChange {
     fn merge(merge: &Merge) -> Result<Self> {
         if merge.output.is_some() {
             return Err(Error::unsupported("MERGE … OUTPUT is not available: ask for the rows with SELECT"));
+        }
+        if merge.clauses.iter().any(|clause| action_values(&clause.action).any(has_query)) {
+            return Err(Error::unsupported(
+                "WHEN of MERGE cannot contain queries: let the source give the values, as a column of a query in parentheses",
+            ));
         }
         let (name, alias) = named(&merge.table)?;
         let source = source_name(&merge.source)?;
@@ -526,6 +533,18 @@ fn keys_of(on: &Expr, target: &str, source: &str) -> Vec<Key> {
             key(left, right).or_else(|| key(right, left)).into_iter().collect()
         }
         _ => Vec::new(),
+    }
+}
+
+/// The values that a clause of MERGE gives to columns.
+fn action_values(action: &MergeAction) -> Box<dyn Iterator<Item = &Expr> + '_> {
+    match action {
+        MergeAction::Update(update) => Box::new(update.assignments.iter().map(|assignment| &assignment.value)),
+        MergeAction::Insert(insert) => match &insert.kind {
+            MergeInsertKind::Values(values) => Box::new(values.rows.iter().flat_map(|row| row.content.iter())),
+            MergeInsertKind::Row => Box::new(std::iter::empty()),
+        },
+        MergeAction::Delete { .. } => Box::new(std::iter::empty()),
     }
 }
 

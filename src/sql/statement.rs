@@ -14,6 +14,7 @@ use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer};
 
 use super::alter::alter;
 use super::chains::check_chains;
+use super::same_names::tell_apart;
 use super::time_travel::{moment, name_versions, take_versions};
 use crate::storage::{Alteration, AsOf};
 use crate::{Error, Result};
@@ -293,6 +294,9 @@ fn other(tokens: Vec<TokenWithSpan>) -> Result<Statement> {
 
 fn df_statement(mut tokens: Vec<TokenWithSpan>) -> Result<DfStatement> {
     take_versions(&mut tokens)?;
+    if tokens.iter().any(|token| is_long(&token.token)) {
+        tokens = tokens.into_iter().flat_map(exact).collect();
+    }
     let mut parser = DFParserBuilder::new(ParserInput::Tokens(tokens))
         .with_dialect(&GenericDialect {})
         .with_recursion_limit(RECURSION_LIMIT)
@@ -301,11 +305,40 @@ fn df_statement(mut tokens: Vec<TokenWithSpan>) -> Result<DfStatement> {
     match (statements.pop_front(), statements.len()) {
         (Some(mut statement), 0) => {
             name_versions(&mut statement);
+            tell_apart(&mut statement);
             Ok(statement)
         }
         (None, _) => Err(Error::invalid("the SQL is empty: write a statement")),
         (_, more) => Err(Error::invalid(format!("{} statements in one text: send them one at a time", more + 1))),
     }
+}
+
+/// Digits that every float keeps.
+const FLOAT_DIGITS: usize = 15;
+/// Digits of the longest decimal.
+const DECIMAL_DIGITS: usize = 38;
+
+/// Whether it is a number with more digits than floats keep, and would become one.
+fn is_long(token: &Token) -> bool {
+    let Token::Number(number, _) = token else { return false };
+    let digits = number.bytes().filter(u8::is_ascii_digit).count();
+    let is_plain = number.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+    (FLOAT_DIGITS + 1..=DECIMAL_DIGITS).contains(&digits) && is_plain && number.parse::<u64>().is_err()
+}
+
+/// A number with more digits than floats keep as the decimal that it is: the engine reads it as a float.
+fn exact(token: TokenWithSpan) -> Vec<TokenWithSpan> {
+    let number = match &token.token {
+        Token::Number(number, _) if is_long(&token.token) => number,
+        _ => return vec![token],
+    };
+    let digits = number.bytes().filter(u8::is_ascii_digit).count();
+    let scale = number.split_once('.').map_or(0, |(_, fraction)| fraction.len());
+    let (word, count) = (Token::make_keyword, |count: usize| Token::Number(count.to_string(), false));
+    let text = Token::SingleQuotedString(number.clone());
+    let decimal = [word("DECIMAL"), Token::LParen, count(digits), Token::Comma, count(scale), Token::RParen];
+    let cast = [word("CAST"), Token::LParen, text, word("AS")].into_iter().chain(decimal).chain([Token::RParen]);
+    cast.map(|part| TokenWithSpan { token: part, span: token.span }).collect()
 }
 
 /// Takes `PARTITIONED BY ( a, b )` out of the tokens and gives back the names.

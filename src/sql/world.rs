@@ -5,7 +5,9 @@ use std::fmt::Debug;
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
 
+use super::ripening::Ripening;
 use crate::Result;
+use crate::storage::FrameRef;
 
 /// The box whose frames are these tables, in every hive.
 pub(super) const SYSTEM: &str = "system";
@@ -21,4 +23,7 @@ pub trait World: Debug + Send + Sync {
     /// # Errors
     /// What the storage says.
     async fn rows(&self, name: &str) -> Result<Option<RecordBatch>>;
+
+    /// Rows of a frame that were appended here and are not committed, as far as is known.
+    fn ripening(&self, frame: &FrameRef) -> Vec<Ripening>;
 }

@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use super::ledger::{FrameState, Ledger};
 use super::log_entry::{LogEntry, check_table};
 use super::names::FrameRef;
+use super::schema::check_column_name;
 use crate::{Error, Result};
 
 /// What the settings that are conditions begin with; their names follow.
@@ -109,16 +110,17 @@ impl Alteration {
 impl Ledger {
     /// Changes a frame; gives the version that it made, or found when there was nothing to change.
     ///
-    /// What depends on rows or conditions is refused as a conflict when the newest version is another than `seen`, whose
-    /// rows and conditions allow it.
+    /// What depends on rows is refused as a conflict when the newest version is another than `seen`, whose rows allow it;
+    /// what depends on conditions, when there are others.
     ///
     /// # Errors
     /// [`crate::ErrorKind::Schema`] for columns that are not there, or there already, or cannot be so;
     /// [`crate::ErrorKind::Unsupported`] for tables that cannot be changed so; [`crate::ErrorKind::Conflict`].
-    pub async fn alter(&self, frame: &FrameRef, alteration: Alteration, seen: u64) -> Result<u64> {
+    pub async fn alter(&self, frame: &FrameRef, alteration: Alteration, seen: &FrameState) -> Result<u64> {
+        let (seen, checks) = (seen.version(), seen.checks.clone());
         let altering = move |newest: &Arc<FrameState>| {
-            let depends = alteration.depends_on_rows() || alteration.takes_names() && !newest.checks.is_empty();
-            if depends && newest.version() != seen {
+            let other_rows = alteration.depends_on_rows() && newest.version() != seen;
+            if other_rows || alteration.takes_names() && newest.checks != checks {
                 return Err(Error::conflict(format!("{} was written to meanwhile: try again", newest.frame)));
             }
             let table = newest.snapshot.table_configuration();
@@ -218,6 +220,7 @@ impl Table {
         if to.is_empty() {
             return Err(Error::schema("a column needs a name"));
         }
+        check_column_name(to)?;
         if self.position(to).is_some_and(|other| other != at) {
             return Err(Error::schema(format!("column '{to}' is there already (case does not tell columns apart)")));
         }

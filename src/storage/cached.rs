@@ -42,6 +42,7 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, spawn_blocking};
 use tracing::debug;
 
+pub(super) use block::checksum;
 use block::{BLOCK, Block, BlockId, CellKey, CellMeta, HEAD, decode, encode_head};
 use index::{Index, take_over};
 

@@ -31,6 +31,8 @@ use super::cell_stats::CellStats;
 use super::leafcutter::Cut;
 use crate::{Error, Result};
 
+/// How the files of this engine's cells begin.
+pub(super) const CELL_PREFIX: &str = "cell-";
 /// Bytes of one part of an upload: the least that S3 takes, because every open cell holds one and a bee writes several.
 const PART_BYTES: usize = 5 << 20;
 /// Parts of one cell that are on their way to a bucket at a time: one is sent while the next fills.
@@ -162,7 +164,7 @@ impl OpenCell {
             context = context.with_partition_values(values);
         }
         let context = context.build()?;
-        let name = format!("cell-{}.parquet", uuid::Uuid::now_v7().simple());
+        let name = format!("{CELL_PREFIX}{}.parquet", uuid::Uuid::now_v7().simple());
         let location = context.write_dir().join(&name).map_err(|e| Error::internal(format!("a cell's path: {e}")))?;
         let path = Path::from_url_path(location.path()).map_err(object_store::Error::from)?;
         let physical: Schema = context.physical_data_schema().as_ref().try_into_arrow()?;

@@ -25,10 +25,21 @@ use super::ledger::WriteMode;
 pub enum Change {
     /// Keeps them.
     Append,
+    /// Keeps them, and is known by a number that the ledger keeps: whoever does not know whether it landed can ask.
+    Once(Transaction),
     /// Removes them all.
     Overwrite,
     /// Removes those with these names in the ledger: what it adds stands for them.
     Replace(Rewrite, Arc<HashSet<String>>),
+}
+
+/// A writer's own number of a commit, as Delta's `txn` action has it: each is larger than the one before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Transaction {
+    /// The writer.
+    pub app: String,
+    /// Its number.
+    pub number: i64,
 }
 
 /// Why cells are replaced.
@@ -75,10 +86,20 @@ impl From<WriteMode> for Change {
 }
 
 impl Change {
+    /// Whether rows may be among those it writes that were not there before.
+    pub fn makes_rows(&self) -> bool {
+        !matches!(self, Self::Replace(Rewrite::Compact | Rewrite::Delete, _))
+    }
+
+    /// Whether it only adds rows.
+    pub(super) fn only_adds(&self) -> bool {
+        matches!(self, Self::Append | Self::Once(_))
+    }
+
     /// Whether it is committed even when it adds nothing.
     pub fn removes(&self) -> bool {
         match self {
-            Self::Append => false,
+            Self::Append | Self::Once(_) => false,
             Self::Overwrite => true,
             Self::Replace(_, removed) => !removed.is_empty(),
         }
@@ -88,6 +109,7 @@ impl Change {
     pub(super) fn operation(&self) -> UpdateTableOperation {
         match self {
             Self::Append | Self::Overwrite => UpdateTableOperation::Write,
+            Self::Once(_) => UpdateTableOperation::StreamingUpdate,
             Self::Replace(Rewrite::Delete, _) => UpdateTableOperation::Delete,
             Self::Replace(Rewrite::Update, _) => UpdateTableOperation::Update,
             Self::Replace(Rewrite::Merge, _) => UpdateTableOperation::Merge,
@@ -99,6 +121,7 @@ impl Change {
     pub(super) fn parameters(&self) -> Option<(&'static str, Option<String>)> {
         match self {
             Self::Append => Some(("mode", Some("Append".into()))),
+            Self::Once(_) => Some(("outputMode", Some("Append".into()))),
             Self::Overwrite => Some(("mode", Some("Overwrite".into()))),
             Self::Replace(..) => None,
         }

@@ -47,7 +47,7 @@ impl CommitLine {
     }
 
     /// Has an append committed: by whoever has the turn next, or, if that is the caller, by `commit`, which settles a group.
-    /// One whose caller goes away while it waits is left out.
+    /// One whose future goes away while it waits is left out.
     ///
     /// # Errors
     /// What the commit says; [`crate::ErrorKind::Closed`] when nobody knows.

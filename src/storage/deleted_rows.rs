@@ -45,7 +45,7 @@ impl DeletedRows {
                 }
                 None => return Err(Error::corrupt("a deletion vector's rows do not rise")),
             }
-            (count, end, length) = (count + 1, row + 1, length + 1);
+            (count, end, length) = (count + 1, row.checked_add(1).ok_or_else(damaged)?, length + 1);
         }
         if length > 0 {
             put(&mut runs, length);

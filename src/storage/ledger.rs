@@ -174,6 +174,11 @@ impl FrameState {
         (cells, cleans.then(|| properties.log_retention_duration.unwrap_or(LOG_RETENTION)))
     }
 
+    /// What the table is known by, whatever its name: another id is another table.
+    pub fn id(&self) -> &str {
+        self.snapshot.table_configuration().metadata().id()
+    }
+
     /// Whether it has the same columns and settings as another version of the frame.
     pub(super) fn is_table_of(&self, other: &Self) -> bool {
         is_same_table(&self.snapshot, &other.snapshot)
@@ -278,7 +283,8 @@ impl Ledger {
     /// Puts `cells` into the frame and gives back the new version.
     ///
     /// # Errors
-    /// [`ErrorKind::Conflict`] when another commit is in the way, by the table of [`super::change`].
+    /// [`ErrorKind::Conflict`] when another commit is in the way, by the table of [`super::change`];
+    /// [`ErrorKind::AlreadyExists`] for a [`Change::Once`] that has landed.
     pub async fn commit(
         &self,
         base: &Arc<FrameState>,
@@ -303,6 +309,12 @@ impl Ledger {
             // Who waits is told that nobody knows.
             tracing::error!(%error, "a commit's thread ended");
         }
+    }
+
+    /// The number of the last commit of a writer that a version has; 0 when it has none.
+    pub async fn transaction(&self, state: &Arc<FrameState>, app: &str) -> Result<i64> {
+        let (state, app) = (Arc::clone(state), app.to_string());
+        self.blocking(move |ledger| ledger.transaction(&state.snapshot, &app)).await
     }
 
     /// The newest `limit` commits, newest first.
@@ -355,6 +367,10 @@ impl Inner {
         }
     }
 
+    fn transaction(&self, snapshot: &SnapshotRef, app: &str) -> Result<i64> {
+        Ok(snapshot.get_app_id_version(app, self.engine.as_ref())?.unwrap_or(0))
+    }
+
     pub(super) fn latest(&self, frame: &FrameRef) -> Result<Arc<FrameState>> {
         let known = lock(&self.latest).get(frame).cloned();
         let snapshot = match &known {
@@ -393,12 +409,24 @@ impl Inner {
 
     fn commit_blocking(&self, base: &Arc<FrameState>, cells: &[CellFile], change: &Change) -> Result<Arc<FrameState>> {
         let mut removed = match change {
-            Change::Append => Arc::default(),
+            Change::Append | Change::Once(_) => Arc::default(),
             Change::Overwrite => Arc::new(live_paths(&base.snapshot, self.engine.as_ref())?),
             Change::Replace(_, removed) => Arc::clone(removed),
         };
         let mut snapshot = Arc::clone(&base.snapshot);
+        if change.changes_rows() && !removed.is_empty() {
+            require_removable(&snapshot)?;
+        }
         for attempt in 0..MAX_TRIES {
+            if let Change::Once(transaction) = change
+                && self.transaction(&snapshot, &transaction.app)? >= transaction.number
+            {
+                // An earlier try of somebody who did not hear of it.
+                return Err(Error::already_exists(format!(
+                    "commit {} of this writer into {} has landed already",
+                    transaction.number, base.frame
+                )));
+            }
             match self.try_commit(&snapshot, cells, change, &removed)? {
                 Some(committed) => return self.committed(base, committed),
                 None => pause(backoff(attempt)),
@@ -438,8 +466,11 @@ impl Inner {
                 ("numOutputRows", Some(rows.to_string())),
                 ("numFiles", Some(cells.len().to_string())),
             ]);
-        if matches!(change, Change::Append) {
+        if change.only_adds() {
             builder = builder.with_blind_append();
+        }
+        if let Change::Once(transaction) = change {
+            builder = builder.with_transaction_id(&transaction.app, transaction.number);
         }
         let mut transaction = builder.build(self.engine.as_ref(), self.committer())?;
         for cell in cells {
@@ -607,9 +638,21 @@ pub(super) fn backoff(attempt: u32) -> Duration {
     ceiling.mul_f64(fastrand::f64())
 }
 
-/// Whether two versions have the same columns and settings.
+/// Whether two versions are of one table, with the same columns and settings.
 fn is_same_table(a: &SnapshotRef, b: &SnapshotRef) -> bool {
-    a.schema() == b.schema() && a.metadata_configuration() == b.metadata_configuration()
+    let id = |snapshot: &SnapshotRef| snapshot.table_configuration().metadata().id().to_string();
+    id(a) == id(b) && a.schema() == b.schema() && a.metadata_configuration() == b.metadata_configuration()
+}
+
+/// Refuses to take rows out of a table that only takes more.
+///
+/// # Errors
+/// [`ErrorKind::Unsupported`].
+pub(super) fn require_removable(snapshot: &SnapshotRef) -> Result<()> {
+    match snapshot.table_properties().append_only {
+        Some(true) => Err(Error::unsupported("the frame only takes new rows (delta.appendOnly): nothing was changed")),
+        _ => Ok(()),
+    }
 }
 
 /// What the cells call the columns, where that is something else.

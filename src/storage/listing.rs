@@ -3,8 +3,11 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use arrow::array::{Array, AsArray, Int64Array, RecordBatch, StructArray};
-use arrow::datatypes::{Int32Type, Int64Type, Schema};
+use arrow::array::{
+    Array, AsArray, BooleanArray, Int64Array, RecordBatch, StructArray, TimestampMicrosecondArray, new_null_array,
+};
+use arrow::compute::nullif;
+use arrow::datatypes::{Int32Type, Int64Type, Schema, TimestampMicrosecondType};
 use arrow::util::display::array_value_to_string;
 use delta_kernel::actions::deletion_vector::{DeletionVectorDescriptor, DeletionVectorStorageType};
 use delta_kernel::engine::arrow_data::{ArrowEngineData, EngineDataArrowExt};
@@ -14,9 +17,13 @@ use delta_kernel::{Engine, FilteredEngineData};
 use object_store::path::Path;
 use url::Url;
 
+use super::cells::CELL_PREFIX;
 use super::deleted_rows::DeletedRows;
 use super::ledger::{FrameState, frame_root};
 use crate::{Error, Result};
+
+/// Microseconds that Delta's statistics can have cut off a moment.
+const CUT_OFF: i64 = 999;
 
 /// The cells of one version, column by column.
 #[derive(Debug)]
@@ -82,9 +89,17 @@ impl Cells {
     }
 
     /// `minValues`, `maxValues` or `nullCount` of a column, by its name in the cells, over all cells, one entry a cell.
-    /// Deleted rows are among them.
+    /// Deleted rows are among them. No value is above the greatest: the ledger's moments are cut to milliseconds.
     pub fn statistic(&self, which: &str, column: &str) -> Option<Arc<dyn Array>> {
-        self.stats()?.column_by_name(which)?.as_struct_opt()?.column_by_name(column).cloned()
+        let values = self.stats()?.column_by_name(which)?.as_struct_opt()?.column_by_name(column)?;
+        match values.as_primitive_opt::<TimestampMicrosecondType>() {
+            None if which == "maxValues" && values.data_type().is_floating() => Some(self.greatest_floats(values)),
+            Some(cut) if which == "maxValues" => {
+                let above: TimestampMicrosecondArray = cut.unary(|micros| micros.saturating_add(CUT_OFF));
+                Some(Arc::new(above.with_timezone_opt(cut.timezone())))
+            }
+            _ => Some(Arc::clone(values)),
+        }
     }
 
     /// Values of a partition column, by its name in the cells, one entry a cell.
@@ -96,6 +111,14 @@ impl Cells {
     pub fn partition(&self, index: usize) -> String {
         let values = self.batch.column_by_name("partitionValues_parsed");
         values.and_then(|values| array_value_to_string(values, index).ok()).unwrap_or_default()
+    }
+
+    /// The greatest values of cells of our own: those of others may leave out NaN, which is greater than all numbers.
+    fn greatest_floats(&self, values: &Arc<dyn Array>) -> Arc<dyn Array> {
+        let ours = |index: usize| self.paths[index].filename().is_some_and(|name| name.starts_with(CELL_PREFIX));
+        let others: BooleanArray = (0..self.len()).map(|index| Some(!ours(index))).collect();
+        // Only arrays of different lengths cannot be compared.
+        nullif(values, &others).unwrap_or_else(|_| new_null_array(values.data_type(), values.len()))
     }
 
     fn stats(&self) -> Option<&StructArray> {
@@ -142,16 +165,21 @@ fn deleted_rows(cells: &Cells, root: &Url, engine: &dyn Engine) -> Result<HashMa
     };
     let mut deleted = HashMap::new();
     for index in (0..vectors.len()).filter(|index| vectors.is_valid(*index)) {
-        let rows = descriptor(vectors, index)?.row_indexes(engine.storage_handler(), root)?;
-        let marked = DeletedRows::new(rows)?;
         let written = cells.rows_written(index).ok_or_else(|| {
             Error::corrupt(format!(
                 "the entry of {} has deleted rows and does not say how many there are",
                 cells.name(index)
             ))
         })?;
-        marked.runs(written)?;
-        deleted.insert(index, marked);
+        let rows = descriptor(vectors, index)?.read(engine.storage_handler(), root)?;
+        // A few bytes can stand for more rows than there is memory for.
+        if rows.max().is_some_and(|last| last >= written) {
+            return Err(Error::corrupt(format!(
+                "of {} more rows are deleted than the {written} there are",
+                cells.name(index)
+            )));
+        }
+        deleted.insert(index, DeletedRows::new(rows)?);
     }
     Ok(deleted)
 }

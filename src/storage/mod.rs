@@ -16,6 +16,7 @@
 //! | `commit_line` | commits of one frame that wait for each other |
 //! | `listing`, `deleted_rows` | the cells of one version, and which of their rows do not count |
 //! | `alter`, `restore`, `log_entry` | commits of metadata, and of versions that come back |
+//! | `stream_buffer` | rows on the local disk that are not committed yet |
 //! | `vacuum`, `log_cleanup` | cells and log entries that no version needs |
 //! | `claim` | jobs that one node at a time does |
 //! | `swarm` | what nodes tell each other through the meadow |
@@ -46,12 +47,13 @@ pub mod probe;
 pub mod registry;
 mod restore;
 pub mod schema;
+pub mod stream_buffer;
 pub mod swarm;
 pub mod vacuum;
 
 pub use alter::{Alteration, Check};
 pub use backend::{LocalBackend, MemoryBackend, StorageBackend, open_backend};
-pub use change::{Change, ChangeResult, Rewrite};
+pub use change::{Change, ChangeResult, Rewrite, Transaction};
 pub use cloud::S3Backend;
 pub use history::HistoryEntry;
 pub use ledger::{AsOf, FrameInfo, FrameState, Ledger, WriteMode, WriteResult};

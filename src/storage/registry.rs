@@ -21,6 +21,9 @@ use super::names::{BoxName, FrameName, FrameRef, HiveName};
 use crate::{Error, ErrorKind, Result};
 
 const ROOT: &str = "_registry";
+/// Boxes that statements find without a registry.
+const RESERVED: [&str; 2] = ["system", "information_schema"];
+
 /// Largest record that is parsed: a schema of thousands of columns fits; a hostile object does not fill memory.
 const MAX_RECORD: u64 = 4 << 20;
 
@@ -68,6 +71,11 @@ impl Registry {
     /// # Errors
     /// [`ErrorKind::NotFound`] without the hive; [`ErrorKind::AlreadyExists`], unless `if_not_exists`.
     pub async fn create_box(&self, hive: &HiveName, box_: &BoxName, if_not_exists: bool) -> Result<()> {
+        if RESERVED.contains(&box_.as_str()) {
+            return Err(Error::invalid(format!(
+                "every hive has a box {box_} of the engine's own: choose another name"
+            )));
+        }
         self.require_hive(hive).await?;
         self.create_name(box_path(hive, box_), if_not_exists, &format!("box {hive}.{box_}")).await
     }

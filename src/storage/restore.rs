@@ -13,7 +13,7 @@ use object_store::ObjectStoreExt;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use super::ledger::{AsOf, FrameState, Inner, Ledger, frame_root};
+use super::ledger::{AsOf, FrameState, Inner, Ledger, frame_root, require_removable};
 use super::listing::cell_path;
 use super::log_entry::{LogEntry, check_table};
 use super::names::FrameRef;
@@ -78,6 +78,9 @@ impl Inner {
         }
         for cell in &coming {
             entry.push("add", cell)?;
+        }
+        if !going.is_empty() {
+            require_removable(&newest.snapshot)?;
         }
         let nothing = coming.is_empty() && going.is_empty() && !metadata_differs;
         Ok(((!nothing).then_some(entry), coming.len(), going.len()))

@@ -40,7 +40,25 @@ pub fn frame_schema(schema: &Schema) -> Result<SchemaRef> {
     Ok(Arc::new(Schema::new(fields?)))
 }
 
+/// Characters that Delta tables do not have in names.
+const NOT_IN_NAMES: [char; 10] = [' ', ',', ';', '{', '}', '(', ')', '\n', '\t', '='];
+
+/// Refuses names that a table cannot have.
+///
+/// # Errors
+/// [`crate::ErrorKind::Schema`] with the name.
+pub(super) fn check_column_name(name: &str) -> Result<()> {
+    match name.contains(NOT_IN_NAMES) {
+        true => Err(Error::schema(format!(
+            "column '{name}' has a space or one of , ; {{ }} ( ) = in its name, which tables cannot have: give it another \
+             name, with AS or by renaming it in the data"
+        ))),
+        false => Ok(()),
+    }
+}
+
 fn frame_field(field: &Field) -> Result<Field> {
+    check_column_name(field.name())?;
     let data_type = frame_type(field.name(), field.data_type())?;
     Ok(Field::new(field.name(), data_type, field.is_nullable()))
 }

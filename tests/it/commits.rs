@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use apiary::storage::cells::{CellFile, CellWriter};
 use apiary::storage::faulty::{Faults, Faulty};
-use apiary::storage::{Alteration, FrameState, Ledger, Meadow, leafcutter};
+use apiary::storage::{Alteration, Change, FrameState, Ledger, Meadow, Transaction, leafcutter};
 use apiary::{AsOf, ErrorKind, Settings, WriteMode, WriteResult};
 use arrow::array::{ArrayRef, Int64Array, RecordBatch};
 use tempfile::TempDir;
@@ -176,6 +176,24 @@ fn appends_that_wait_for_one_commit_land_together_in_the_next() {
 }
 
 #[test]
+fn a_commit_that_is_known_by_a_number_lands_once_whoever_tries_again() {
+    let folder = folder();
+    in_meadow(&folder, async |meadow: &Meadow| {
+        let base = first_version(meadow).await;
+        let once = |number| Change::Once(Transaction { app: "writer".into(), number });
+        for (number, lands) in [(1, true), (1, false), (3, true), (2, false)] {
+            // Each saw none of the others.
+            let cells = cells(meadow, &base, number * 5..number * 5 + 5).await;
+            let landed = meadow.ledger().commit(&base, cells, once(number)).await;
+            let outcome = landed.as_ref().map(|state| state.version()).map_err(|error| error.kind());
+            assert_eq!(outcome.is_ok(), lands, "{number}: {outcome:?}");
+            assert!(lands || outcome == Err(ErrorKind::AlreadyExists), "{number}: {outcome:?}");
+        }
+    });
+    assert_eq!(values(&start(settings(&folder)), "t"), (5..10).chain(15..20).collect::<Vec<i64>>());
+}
+
+#[test]
 fn appends_that_saw_other_columns_do_not_land_with_the_others() {
     let folder = folder();
     in_meadow(&folder, async |meadow: &Meadow| {
@@ -184,7 +202,7 @@ fn appends_that_saw_other_columns_do_not_land_with_the_others() {
         let column = arrow::datatypes::Field::new("y", arrow::datatypes::DataType::Int64, true);
         let adding = Alteration::AddColumns { columns: vec![column], if_not_exists: false };
         let old = cells(meadow, &base, 0..5).await;
-        ledger.alter(&name("t"), adding, base.version()).await.unwrap();
+        ledger.alter(&name("t"), adding, &base).await.unwrap();
         let newer = meadow.state(&name("t"), AsOf::Latest).await.unwrap();
         let cells = cells(meadow, &newer, 5..10).await;
         let (old, new) = tokio::join!(

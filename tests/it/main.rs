@@ -9,6 +9,7 @@
 //! | `foreign` | frames as other engines leave them |
 //! | `commits` | many writers, lost acknowledgements, conflicts |
 //! | `sqllogic` | the statements of `tests/slt` and their answers |
+//! | `streams` | rows that ripen: seen at once, committed once, never lost |
 //! | `changes` | DELETE, UPDATE, MERGE, OPTIMIZE, VACUUM against a plain list of rows |
 //! | `housekeeping` | cells merged by themselves, log entries that go |
 //! | `regulation` | what a hot node does: who waits, who is held back, who passes |
@@ -42,6 +43,7 @@ mod server;
 mod simulation;
 mod splits;
 mod sqllogic;
+mod streams;
 mod support;
 mod swarm;
 mod tpch;

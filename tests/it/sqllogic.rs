@@ -10,7 +10,7 @@ use apiary::{Colony, Error, Session};
 use arrow::array::RecordBatch;
 use arrow::datatypes::DataType;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
-use sqllogictest::{ColumnType, DB, DBOutput, Runner};
+use sqllogictest::{ColumnType, DB, DBOutput, Runner, strict_column_validator};
 
 use crate::support::{folder, settings, start};
 
@@ -83,6 +83,7 @@ fn check(name: &str) {
         Runner::new(|| async { Ok(Connection { colony: Colony::clone(&colony), session: colony.session() }) });
     // `$DATA` where a script says `control substitution on`.
     runner.set_var("DATA".into(), scripts().join("data").to_string_lossy().into_owned());
+    runner.with_column_validator(strict_column_validator);
     if let Err(error) = runner.run_file(scripts().join(format!("{name}.slt"))) {
         panic!("{}", error.display(false));
     }

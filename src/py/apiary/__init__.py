@@ -37,6 +37,7 @@ from .frame import Frame, FrameAsOf
 from .names import Box, Hive
 from .records import ChangeResult, FrameInfo, HistoryEntry, Leftover, Node, RestoreResult, WriteResult
 from .result import Result
+from .stream import FrameStream
 
 __all__ = [
     "AlreadyExistsError",
@@ -52,6 +53,7 @@ __all__ = [
     "Frame",
     "FrameAsOf",
     "FrameInfo",
+    "FrameStream",
     "HistoryEntry",
     "Hive",
     "InternalError",

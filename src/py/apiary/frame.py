@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from os import fspath
 from typing import TYPE_CHECKING, Any
 
 from . import convert
@@ -10,16 +11,18 @@ from .errors import ApiaryError, InvalidInputError, NotFoundError
 from .inputs import Input, input_of
 from .records import ChangeResult, FrameInfo, HistoryEntry, Leftover, RestoreResult, WriteResult
 from .result import Result
+from .stream import FrameStream
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from os import PathLike
 
     import pandas
     import polars
     import pyarrow as pa
 
     from .apiary import Apiary
-    from .types import Backpressure, Data, Params, Schema, Timestamp
+    from .types import Backpressure, Data, Params, Schema, Seconds, Timestamp
 
 
 class Frame:
@@ -77,6 +80,27 @@ class Frame:
         """Puts ``data`` in the place of all rows, in one commit; older versions stay readable. ``data`` and
         ``backpressure`` as in :meth:`write`."""
         return self._write(data, overwrite=True, backpressure=backpressure)
+
+    def stream(
+        self,
+        *,
+        rows: int = 1_000_000,
+        size: int | str = "64MB",
+        seconds: Seconds = 10,
+        buffer: str | PathLike[str] | None = None,
+        sync: bool = False,
+    ) -> FrameStream:
+        """Opens a stream, for rows that come a few at a time. They are committed every ``rows`` rows, every ``size`` of
+        them in memory, or when the oldest is ``seconds`` old, each exactly once.
+
+        Until then they are in a buffer on the local disk: in the folder ``buffer``, or below the user's state folder.
+        What a process that died left there is committed by the next stream into the frame on this machine. With
+        ``sync``, rows are on the disk before :meth:`FrameStream.append` returns: they survive a power cut, too.
+        """
+        convert.positive("rows", rows)
+        limit = convert.seconds(seconds) or 0.0
+        folder = None if buffer is None else fspath(buffer)
+        return FrameStream(self, self._apiary._native.stream(self._name, rows, size, limit, folder, sync))
 
     def delete(self, where: str | None = None, params: Params | None = None) -> ChangeResult:
         """Deletes the rows for which the SQL expression ``where`` is true, or all; ``params`` as in :meth:`Apiary.sql`.

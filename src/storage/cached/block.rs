@@ -120,7 +120,7 @@ pub(super) fn decode(key: &CellKey, number: u64, file: Vec<u8>) -> Option<Block>
 /// FNV-1a over words of 8 bytes, folded after each so that high bits reach low ones. It finds accidents, not attacks;
 /// it is written here because what is on disk must mean the same in the next version, which hashers of maps do not
 /// promise. Every step is invertible: a change within one word always changes the sum.
-pub(super) fn checksum(seed: u64, bytes: &[u8]) -> u64 {
+pub(in crate::storage) fn checksum(seed: u64, bytes: &[u8]) -> u64 {
     const OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
     // Odd and dense, unlike FNV's own prime, which moves bits by few places only.
     const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
