@@ -259,7 +259,6 @@ impl FrameStream {
         if let Some(committer) = committer.take() {
             committer.await?;
         }
-        lock(&self.stream.state).buffers.clear();
         flushed
     }
 }
@@ -354,7 +353,7 @@ impl Stream {
             let due = lock(&self.state).since.map(|since| since + self.settings.every);
             let due = due.unwrap_or_else(|| Instant::now() + LAST_PAUSE);
             tokio::select! {
-                () = self.token.cancelled() => return,
+                () = self.token.cancelled() => break,
                 () = self.ripe.notified() => {}
                 () = tokio::time::sleep_until(due.into()) => {}
             }
@@ -363,6 +362,8 @@ impl Stream {
             }
             self.commit_sealed().await;
         }
+        // Whoever opens the next stream may have them.
+        lock(&self.state).buffers.clear();
     }
 
     async fn commit_sealed(&self) {

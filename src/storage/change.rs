@@ -7,7 +7,8 @@
 //! | delete, update, merge | lands: as if the rows were appended after it | conflict | conflict when both remove one cell |
 //! | compaction | lands | conflict when both remove one cell | conflict when both remove one cell |
 //!
-//! A change of schema or settings conflicts with all. A delete, update or merge decides by all the rows it saw, so any
+//! A change of schema or settings conflicts with all; RESTORE and ALTER are decided anew by the newest version until they
+//! land, as if they came last. A delete, update or merge decides by all the rows it saw, so any
 //! change of rows that were there is a conflict, whichever cells it touched; its statement is then run again on the new
 //! version.
 

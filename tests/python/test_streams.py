@@ -8,7 +8,7 @@ from apiary import Apiary, ClosedError, InvalidInputError, SchemaError
 
 
 def test_rows_are_seen_at_once_and_committed_at_the_end(ap, tmp_path):
-    frame = ap.create_frame("readings", {"region": pa.string(), "celsius": pa.float64()})
+    frame = ap.create_frame("readings", pa.schema({"region": pa.string(), "celsius": pa.float64()}))
     with frame.stream(seconds=3600, buffer=tmp_path / "buffer") as stream:
         stream.append([{"region": "north", "celsius": 4.5}])
         stream.append(pa.table({"region": ["south", "east"], "celsius": [21.0, 9.5]}))
@@ -27,7 +27,7 @@ def test_rows_are_seen_at_once_and_committed_at_the_end(ap, tmp_path):
 
 def test_what_an_earlier_process_left_is_committed_by_the_next_stream(storage, tmp_path):
     with Apiary("first", storage=storage, bees=1, memory="64MB") as ap:
-        frame = ap.create_frame("t", {"x": pa.int64()})
+        frame = ap.create_frame("t", pa.schema({"x": pa.int64()}))
         stream = frame.stream(seconds=3600, buffer=tmp_path)
         stream.append({"x": [1, 2]})
     with Apiary("second", storage=storage, bees=1, memory="64MB") as ap:
@@ -38,7 +38,7 @@ def test_what_an_earlier_process_left_is_committed_by_the_next_stream(storage, t
 
 
 def test_rows_that_do_not_fit_are_refused(ap, tmp_path):
-    frame = ap.create_frame("t", {"x": pa.int64()})
+    frame = ap.create_frame("t", pa.schema({"x": pa.int64()}))
     with frame.stream(buffer=tmp_path) as stream:
         with pytest.raises(SchemaError, match="not in the frame"):
             stream.append({"y": [1]})

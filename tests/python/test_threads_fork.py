@@ -33,7 +33,8 @@ def test_eight_threads_query_and_write_at_once(ap: Apiary) -> None:
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(work, range(8))) == [[1, 2, 3, 4, 5]] * 8
     assert rows(frame.read()) == [(thread, turn) for thread in range(8) for turn in range(5)]
-    assert frame.describe().version == 40
+    # Appends that waited for each other landed together.
+    assert frame.describe().version <= 40
 
 
 def test_one_result_is_shared_by_threads(ap: Apiary, big: Frame) -> None:

@@ -10,7 +10,7 @@ from deltalake import DeltaTable
 
 @pytest.fixture
 def frame(ap):
-    frame = ap.create_frame("readings", {"id": pa.int64(), "celsius": pa.float64()})
+    frame = ap.create_frame("readings", pa.schema({"id": pa.int64(), "celsius": pa.float64()}))
     frame.write({"id": [1, 2], "celsius": [4.5, 21.0]})
     frame.write({"id": [3], "celsius": [9.5]})
     return frame
