@@ -269,7 +269,7 @@ impl Planner {
             LogicalPlan::Dml(dml) => draft.insert(dml).await,
             LogicalPlan::Explain(explain) => draft.explained(explain).await.map(Planned::Answer),
             LogicalPlan::Ddl(_) | LogicalPlan::Copy(_) | LogicalPlan::Statement(_) => Err(Error::unsupported(format!(
-                "{} is no statement of this version: use CREATE/DROP HIVE, BOX, FRAME, INSERT, SELECT, SHOW, DESCRIBE, USE, SET or EXPLAIN",
+                "{} is no statement of this version: use CREATE, ALTER and DROP FRAME, INSERT, DELETE, UPDATE, MERGE, SELECT, SHOW, DESCRIBE, USE, SET or EXPLAIN",
                 plan.display()
             ))),
             plan => {
@@ -642,7 +642,10 @@ fn box_names(name: &[String], session: &SqlSession) -> Result<(HiveName, BoxName
 }
 
 fn frame_name(name: &[String], session: &SqlSession) -> Result<FrameRef> {
-    session.frame_ref(&name.join("."))
+    match name.last().is_some_and(|frame| split(frame).1 != AsOf::Latest) {
+        true => Err(Error::invalid("versions do not change: name the frame itself, or go back with RESTORE")),
+        false => session.frame_ref(&name.join(".")),
+    }
 }
 
 /// How long a vacuum keeps cells; less than the usual time only on demand.
