@@ -121,10 +121,13 @@ impl FrameTable {
 
     /// The cells that a scan may read.
     fn all(&self) -> Vec<usize> {
-        let all = self.only.as_ref().map_or_else(|| (0..self.cells.len()).collect(), |only| only.to_vec());
+        (0..self.cells.len()).filter(|index| self.may_read(*index)).collect()
+    }
+
+    fn may_read(&self, index: usize) -> bool {
         // One whose rows are all deleted would still have a partition's value among those of the rest.
-        let is_empty = |index: &usize| self.cells.deleted(*index).is_some() && self.cells.rows(*index) == Some(0);
-        all.into_iter().filter(|index| !is_empty(index)).collect()
+        let is_empty = self.cells.deleted(index).is_some() && self.cells.rows(index) == Some(0);
+        !is_empty && self.only.as_ref().is_none_or(|only| only.binary_search(&index).is_ok())
     }
 
     /// The frame's version.
@@ -249,8 +252,7 @@ impl FrameTable {
     fn choose(&self, predicate: Option<&Arc<dyn PhysicalExpr>>, limit: Option<usize>) -> Vec<usize> {
         if let Some(predicate) = predicate {
             let mut matching = matching_cells(&self.state, &self.cells, &self.schema, predicate);
-            let all = self.all();
-            matching.retain(|index| all.binary_search(index).is_ok());
+            matching.retain(|index| self.may_read(*index));
             return matching;
         }
         let mut wanted = limit.map_or(u64::MAX, |n| n as u64);

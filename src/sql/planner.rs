@@ -362,9 +362,10 @@ impl Planner {
                 plan.with_param_values(ParamValues::from(pairs))?
             }
         };
-        let plan = with_one_value(plan)?;
         let swarm = matches!(ask.spread, Spread::Swarm(_));
+        // Before anything else looks at all of it: there may be more than can be gone through.
         let found = survey(&plan)?;
+        let plan = with_one_value(plan)?;
         // A recursive term runs again and again, and so does one input of such a join when the other does not fit; tasks
         // run once.
         let state = match found.recursive || ask.lean && found.join_without_keys {

@@ -26,7 +26,7 @@ const MAX_ID: &str = "delta.columnMapping.maxColumnId";
 /// A column's number.
 pub(super) const COLUMN_ID: &str = "delta.columnMapping.id";
 pub(super) const PHYSICAL_NAME: &str = "delta.columnMapping.physicalName";
-/// The features that each legacy writer version stands for, from the third on; the versions below are in all.
+/// The features that legacy writer versions stand for: each has those of the versions below it, too.
 const LEGACY_WRITER: [(u64, &[&str]); 5] = [
     (2, &["appendOnly", "invariants"]),
     (3, &["checkConstraints"]),
@@ -224,7 +224,7 @@ impl Table {
         if self.position(to).is_some_and(|other| other != at) {
             return Err(Error::schema(format!("column '{to}' is there already (case does not tell columns apart)")));
         }
-        self.map_columns()?;
+        self.map_columns();
         self.fields[at]["name"] = json!(to);
         if let Some(partitions) = self.metadata["partitionColumns"].as_array_mut() {
             partitions.iter_mut().filter(|name| name.as_str() == Some(&from)).for_each(|name| *name = json!(to));
@@ -245,7 +245,7 @@ impl Table {
         if self.fields.len() <= partitions.len() + 1 {
             return Err(Error::schema(format!("column '{name}' is the last one: drop the frame instead")));
         }
-        self.map_columns()?;
+        self.map_columns();
         self.fields.remove(at);
         Ok(true)
     }
@@ -279,9 +279,9 @@ impl Table {
     }
 
     /// Gives every column a number and the name that its cells have for it.
-    fn map_columns(&mut self) -> Result<()> {
+    fn map_columns(&mut self) {
         if self.is_mapped() {
-            return Ok(());
+            return;
         }
         let mut next = 0;
         for field in &mut self.fields {
@@ -291,7 +291,6 @@ impl Table {
         self.set(MODE, "name".into());
         self.set(MAX_ID, next.to_string());
         self.require_feature("columnMapping");
-        Ok(())
     }
 
     fn is_mapped(&self) -> bool {

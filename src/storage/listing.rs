@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, AsArray, BooleanArray, Int64Array, RecordBatch, StructArray, TimestampMicrosecondArray, new_null_array,
+    Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, StructArray, TimestampMicrosecondArray,
 };
 use arrow::compute::nullif;
 use arrow::datatypes::{Int32Type, Int64Type, Schema, TimestampMicrosecondType};
@@ -89,17 +89,9 @@ impl Cells {
     }
 
     /// `minValues`, `maxValues` or `nullCount` of a column, by its name in the cells, over all cells, one entry a cell.
-    /// Deleted rows are among them. No value is above the greatest: the ledger's moments are cut to milliseconds.
+    /// Deleted rows are among them. No value is above the greatest.
     pub fn statistic(&self, which: &str, column: &str) -> Option<Arc<dyn Array>> {
-        let values = self.stats()?.column_by_name(which)?.as_struct_opt()?.column_by_name(column)?;
-        match values.as_primitive_opt::<TimestampMicrosecondType>() {
-            None if which == "maxValues" && values.data_type().is_floating() => Some(self.greatest_floats(values)),
-            Some(cut) if which == "maxValues" => {
-                let above: TimestampMicrosecondArray = cut.unary(|micros| micros.saturating_add(CUT_OFF));
-                Some(Arc::new(above.with_timezone_opt(cut.timezone())))
-            }
-            _ => Some(Arc::clone(values)),
-        }
+        self.stats()?.column_by_name(which)?.as_struct_opt()?.column_by_name(column).cloned()
     }
 
     /// Values of a partition column, by its name in the cells, one entry a cell.
@@ -111,14 +103,6 @@ impl Cells {
     pub fn partition(&self, index: usize) -> String {
         let values = self.batch.column_by_name("partitionValues_parsed");
         values.and_then(|values| array_value_to_string(values, index).ok()).unwrap_or_default()
-    }
-
-    /// The greatest values of cells of our own: those of others may leave out NaN, which is greater than all numbers.
-    fn greatest_floats(&self, values: &Arc<dyn Array>) -> Arc<dyn Array> {
-        let ours = |index: usize| self.paths[index].filename().is_some_and(|name| name.starts_with(CELL_PREFIX));
-        let others: BooleanArray = (0..self.len()).map(|index| Some(!ours(index))).collect();
-        // Only arrays of different lengths cannot be compared.
-        nullif(values, &others).unwrap_or_else(|_| new_null_array(values.data_type(), values.len()))
     }
 
     fn stats(&self) -> Option<&StructArray> {
@@ -152,11 +136,51 @@ pub(super) fn list_cells(state: &FrameState, engine: &dyn Engine) -> Result<Cell
     let root = frame_root(&state.frame)?;
     let names = batch.column_by_name("path").and_then(|c| c.as_string_opt::<i32>());
     let names = names.ok_or_else(|| Error::corrupt(format!("the ledger of {} lists no paths", state.frame)))?;
-    let paths = names.iter().map(|name| cell_path(&root, name.unwrap_or_default())).collect::<Result<_>>()?;
+    let paths: Vec<_> = names.iter().map(|name| cell_path(&root, name.unwrap_or_default())).collect::<Result<_>>()?;
+    let batch = with_true_bounds(batch, &paths)?;
     let mut cells = Cells { paths, batch, deleted: HashMap::new() };
     cells.deleted = deleted_rows(&cells, &root, engine)
         .map_err(|error| error.context(format!("the deletion vectors of {} cannot be read", state.frame)))?;
     Ok(cells)
+}
+
+/// The ledger's rows with greatest values that nothing is above.
+fn with_true_bounds(batch: RecordBatch, paths: &[Path]) -> Result<RecordBatch> {
+    let ours = |path: &Path| path.filename().is_some_and(|name| name.starts_with(CELL_PREFIX));
+    let others: BooleanArray = paths.iter().map(|path| Some(!ours(path))).collect();
+    let mut columns = batch.columns().to_vec();
+    if let Some((at, _)) = batch.schema_ref().column_with_name("stats_parsed") {
+        columns[at] = with_child(&columns[at], "maxValues", |greatest| {
+            let Some(greatest) = greatest.as_struct_opt() else { return Ok(Arc::clone(greatest)) };
+            let (fields, values, nulls) = greatest.clone().into_parts();
+            let values = values.iter().map(|values| true_bounds(values, &others)).collect::<Result<_>>()?;
+            Ok(Arc::new(StructArray::try_new(fields, values, nulls)?))
+        })?;
+    }
+    Ok(RecordBatch::try_new(batch.schema(), columns)?)
+}
+
+/// A struct with another child of that name, if it has one.
+fn with_child(array: &ArrayRef, name: &str, change: impl FnOnce(&ArrayRef) -> Result<ArrayRef>) -> Result<ArrayRef> {
+    let Some(parent) = array.as_struct_opt() else { return Ok(Arc::clone(array)) };
+    let (fields, mut children, nulls) = parent.clone().into_parts();
+    if let Some((at, _)) = fields.find(name) {
+        children[at] = change(&children[at])?;
+    }
+    Ok(Arc::new(StructArray::try_new(fields, children, nulls)?))
+}
+
+/// Moments are cut to milliseconds; floats of cells that are not our own may leave out NaN, which is greater than all
+/// numbers.
+fn true_bounds(greatest: &ArrayRef, others: &BooleanArray) -> Result<ArrayRef> {
+    if let Some(cut) = greatest.as_primitive_opt::<TimestampMicrosecondType>() {
+        let above: TimestampMicrosecondArray = cut.unary(|micros| micros.saturating_add(CUT_OFF));
+        return Ok(Arc::new(above.with_timezone_opt(cut.timezone())));
+    }
+    match greatest.data_type().is_floating() {
+        true => Ok(nullif(greatest, others)?),
+        false => Ok(Arc::clone(greatest)),
+    }
 }
 
 fn deleted_rows(cells: &Cells, root: &Url, engine: &dyn Engine) -> Result<HashMap<usize, DeletedRows>> {
