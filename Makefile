@@ -3,6 +3,7 @@
 # make lint   formatting, clippy
 # make simulate  ten thousand seeds of the swarm's protocol
 # make kill   fifty kills of a process that streams rows
+# make fuzz   ten minutes of each target in fuzz/ (installs cargo-fuzz, and wants a nightly compiler)
 # make bench  against DuckDB, DataFusion and delta-rs (installs them into .venv-bench)
 # make bench-swarm  several nodes on this machine, in a folder and on an S3 server; takes hours at full length, and wants
 #                   libfaketime for the wrong clocks
@@ -17,7 +18,7 @@ NODEJS := $(abspath $(VENV))/nodejs/bin
 AZURITE := $(VENV)/azurite/node_modules/.bin/azurite-blob
 NODE := $(CARGO_TARGET_DIR)/release/apiary-node
 
-.PHONY: demo build test rust-test python-test lint simulate kill bench bench-swarm clean
+.PHONY: demo build test rust-test python-test lint simulate kill fuzz bench bench-swarm clean
 
 demo: build
 	$(NODE) demo --scale $(SCALE)
@@ -56,6 +57,14 @@ simulate: build
 
 kill: build
 	APIARY_KILLS=$(or $(KILLS),50) cargo test --release --locked --test it streams::a_killed -- --nocapture
+
+fuzz:
+	cargo fuzz --version > /dev/null 2>&1 || cargo install --locked cargo-fuzz
+	for target in log_entry registry_record settings; do \
+	  mkdir -p fuzz/corpus/$$target; \
+	  cargo +nightly fuzz run --sanitizer none $$target fuzz/corpus/$$target fuzz/seeds/$$target -- \
+	    -max_total_time=$(or $(FUZZ_SECONDS),600) -timeout=10 -rss_limit_mb=1024 || exit; \
+	done
 
 bench: build $(VENV)/installed
 	VIRTUAL_ENV=$(abspath $(VENV)) $(VENV)/bin/maturin develop --release --locked --quiet

@@ -29,7 +29,7 @@ pub(crate) async fn alter(
         if let Some((failing, what)) = failing(alteration, &target.state) {
             let rows = this.count(&target, &failing).await?;
             if rows > 0 {
-                return Err(Error::schema(format!("{frame} has {rows} rows {what}: change or delete them first")));
+                return Err(Error::schema(format!("{frame} has {what} ({rows} of them): change or delete them first")));
             }
         }
         match core.meadow.ledger().alter(frame, alteration.clone(), &target.state).await {
@@ -45,11 +45,11 @@ fn failing(alteration: &Alteration, state: &FrameState) -> Option<(String, Strin
         Alteration::SetNotNull(column) => {
             let fields = state.schema.fields().iter();
             let column = fields.map(|f| f.name()).find(|name| name.eq_ignore_ascii_case(column)).unwrap_or(column);
-            Some((format!("{} IS NULL", quoted(column)), format!("whose '{column}' is null")))
+            Some((format!("{} IS NULL", quoted(column)), format!("rows whose '{column}' is null")))
         }
         // On lines of its own: a comment at its end ends with it.
         Alteration::AddCheck(check) => {
-            Some((format!("(\n{}\n) IS FALSE", check.condition), format!("that fail CHECK ({})", check.condition)))
+            Some((format!("(\n{}\n) IS FALSE", check.condition), format!("rows that fail CHECK ({})", check.condition)))
         }
         _ => None,
     }

@@ -237,7 +237,7 @@ impl Run<'_> {
         })
     }
 
-    async fn plan(&self, statement: DfStatement, target: &Target, stable: bool) -> Result<PhysicalQuery> {
+    pub(super) async fn plan(&self, statement: DfStatement, target: &Target, stable: bool) -> Result<PhysicalQuery> {
         let physical =
             with_room(until_stopped(self.query, self.core.planner.plan_on(statement, target, stable, self.ask)))
                 .await?;
@@ -245,12 +245,15 @@ impl Run<'_> {
         Ok(physical)
     }
 
-    async fn found(&self, physical: &PhysicalQuery) -> Result<Found> {
+    /// All rows of a query.
+    pub(super) async fn rows(&self, physical: &PhysicalQuery) -> Result<Vec<RecordBatch>> {
         let rows = execute_stream(Arc::clone(&physical.plan), Arc::clone(&physical.context))?;
-        let batches: Vec<RecordBatch> =
-            until_stopped(self.query, async { Ok(rows.try_collect::<Vec<_>>().await?) }).await?;
+        until_stopped(self.query, async { Ok(rows.try_collect().await?) }).await
+    }
+
+    async fn found(&self, physical: &PhysicalQuery) -> Result<Found> {
         let mut found = Found::default();
-        for batch in batches {
+        for batch in self.rows(physical).await? {
             let column = |name: &str| -> Result<Vec<u64>> {
                 let column = batch.column_by_name(name).ok_or_else(|| Error::internal(format!("no column {name}")))?;
                 let numbers = cast(column, &DataType::Int64)?;

@@ -26,19 +26,19 @@ use super::foreign::Following;
 use super::guard::{Budget, guard};
 use super::heartbeat::{Heart, HeartbeatActor, NodeInfo};
 use super::housekeeper::{House, HousekeeperActor};
-use super::lead::{Job, until_stopped};
+use super::lead::until_stopped;
 use super::ledger::LedgerHandle;
 use super::query::{Asked, Queries, QueryStream};
 use super::scout::ScoutSlot;
 use super::scratch::{DiskWritten, Scratch, Spill, Wear};
-use super::session::{Session, run};
+use super::session::Session;
 use super::settings::Settings;
 use super::stream::{FrameStream, StreamSettings, Streams};
 use super::supervisor::{ColonyActor, StopBees};
 use super::temperature::{Band, Thermometer};
 use super::world::NodeWorld;
-use super::write::write_frame;
-use crate::sql::{Backpressure, Planner, Split, bounded};
+use super::write::{WriteOptions, evolved, write_frame};
+use crate::sql::{Backpressure, Planner, Split, bounded, rewrites};
 use crate::storage::cached::{CacheStats, CellCache};
 use crate::storage::cells::CellFile;
 use crate::storage::ledger::LEDGER_THREADS;
@@ -167,7 +167,8 @@ impl Core {
         let queries = Arc::new(Queries::default());
         let (house, budget) = (House::new(&meadow), Budget::of(settings.node_memory()));
         let shareable = functions.is_empty();
-        let functions = bounded::functions(settings.bee_memory() / 4).into_iter().chain(functions).collect::<Vec<_>>();
+        let bounded = bounded::functions(settings.bee_memory() / 4);
+        let functions = bounded.into_iter().chain(rewrites::functions()).chain(functions).collect::<Vec<_>>();
         let channels = Arc::new(BeeChannels::new(Arc::clone(&queries)));
         let cells = cell_source(&settings, &meadow).await?;
         let cache = cells.cache.as_ref().map(|(cache, _)| Arc::clone(cache));
@@ -185,7 +186,14 @@ impl Core {
         };
         let heart = Arc::new(Heart::new(&settings, &meadow, cache)?);
         let streams = Arc::new(Streams::default());
-        let world = Arc::new(NodeWorld::new(Arc::clone(&heart), Arc::clone(&queries), Arc::clone(&streams)));
+        let world = Arc::new(NodeWorld::new(
+            Arc::clone(&heart),
+            Arc::clone(&queries),
+            Arc::clone(&streams),
+            slots.clone(),
+            // As the place names itself: without what may be secret.
+            Settings { storage: meadow.backend().location(), ..settings.clone() },
+        ));
         let planner = Planner::new(meadow.clone(), split, functions, world)?;
         let running = settings.max_queries.unwrap_or(4 * settings.bee_count());
         let admission = Admission::new(running, settings.queue);
@@ -537,10 +545,11 @@ impl Colony {
         data: SendableRecordBatchStream,
         mode: WriteMode,
     ) -> Result<WriteResult> {
-        self.write_with(frame, data, mode, self.core.settings.backpressure).await
+        let options = WriteOptions { mode, backpressure: self.core.settings.backpressure, evolve: false };
+        self.write_with(frame, data, options).await
     }
 
-    /// As [`Colony::write`]; while the node is hot, the write waits, is refused or goes on, as `backpressure` says.
+    /// As [`Colony::write`], with options.
     ///
     /// # Errors
     /// As [`Colony::write`].
@@ -548,10 +557,9 @@ impl Colony {
         &self,
         frame: &FrameRef,
         data: SendableRecordBatchStream,
-        mode: WriteMode,
-        backpressure: Backpressure,
+        options: WriteOptions,
     ) -> Result<WriteResult> {
-        let frame = frame.clone();
+        let (frame, WriteOptions { mode, backpressure, evolve }) = (frame.clone(), options);
         self.on_io(move |core| async move {
             let ticket = core.admit()?;
             core.hold_back(backpressure).await?;
@@ -565,7 +573,10 @@ impl Colony {
             if backpressure != Backpressure::Ignore {
                 until_stopped(&entry.record, ticket.place()).await?;
             }
-            let state = core.meadow.state(&frame, AsOf::Latest).await?;
+            let mut state = core.meadow.state(&frame, AsOf::Latest).await?;
+            if evolve {
+                state = evolved(&core, state, &data.schema()).await?;
+            }
             let result = write_frame(&core, &state, data, mode.into(), &entry.record).await;
             match (result, entry.record.stop_reason()) {
                 (Err(error), Some(reason)) if super::query::is_stop(&error) => Err(reason),
@@ -589,7 +600,7 @@ impl Colony {
     /// # Errors
     /// `NotFound` for a frame, version or column that does not exist.
     pub async fn read(&self, frame: &FrameRef, columns: Option<Vec<String>>, as_of: AsOf) -> Result<QueryStream> {
-        run(&self.core, Job::Read { frame: frame.clone(), columns, as_of }, None).await
+        self.session().read(frame, columns, as_of).await
     }
 
     /// How the colony is now.

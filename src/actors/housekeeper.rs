@@ -21,7 +21,7 @@ use super::query::Asked;
 use super::session::run;
 use super::temperature::Band;
 use super::write::cell_cut;
-use crate::storage::claim::{Claim, Claims};
+use crate::storage::claim::Claims;
 use crate::storage::log_cleanup::LOG_RETENTION;
 use crate::storage::vacuum::RETENTION;
 use crate::storage::{AsOf, FrameRef, Meadow, housekeeping};
@@ -224,7 +224,7 @@ async fn tidy(core: &Arc<Core>, frame: &FrameRef) -> Result<bool> {
     let state = meadow.state(frame, AsOf::Latest).await?;
     // Refuses a table with features that its writers must know and we do not.
     meadow.ledger().cell_plan(&state, cell_cut(core, &state.schema)).await?;
-    let (cells, log) = state.retention();
+    let (cells, log) = state.retention()?;
     let work = async {
         let _entry = core.queries.begin(asked("tidy", frame), &core.token, None, meadow.meter());
         meadow.vacuum(frame, cells.max(RETENTION), false).await?;
@@ -241,24 +241,9 @@ pub(crate) fn asked(job: &str, frame: &FrameRef) -> Asked {
     Asked::Housekeeping(format!("housekeeping: {job} {frame}"))
 }
 
-/// Does a job if this node gets it, and shows meanwhile that it lives; `false` when another node has it.
+/// Does a job if this node gets it; `false` when another node has it.
 async fn claimed(core: &Arc<Core>, path: &Path, work: impl Future<Output = Result<()>>) -> Result<bool> {
-    let claims = &core.house.claims;
-    let Some(claim) = claims.take(path).await? else { return Ok(false) };
-    let outcome = tokio::select! {
-        outcome = work => outcome,
-        outcome = renewing(claims, &claim) => outcome,
-    };
-    claims.give_back(claim).await?;
-    outcome.map(|()| true)
-}
-
-async fn renewing(claims: &Claims, claim: &Claim) -> Result<()> {
-    for count in 1.. {
-        tokio::time::sleep(claims.renewal()).await;
-        claims.renew(claim, count).await?;
-    }
-    Ok(())
+    Ok(core.house.claims.hold(path, work).await?.is_some())
 }
 
 /// Does `work` unless the node gets warm by what users ask of it.

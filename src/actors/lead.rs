@@ -11,7 +11,7 @@ use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use futures::future::BoxFuture;
-use futures::{FutureExt, StreamExt};
+use futures::{FutureExt, StreamExt, TryStreamExt};
 use tokio::sync::{mpsc, oneshot};
 
 use super::admission::Ticket;
@@ -22,10 +22,12 @@ use super::colony::Core;
 use super::housekeeper;
 use super::query::{Asked, QueryRecord, is_stop};
 use super::share::Shared;
+use super::verify::verify;
 use super::write::write_frame;
 use crate::sql::distribution::{SwarmBees, lean_options, node_url};
 use crate::sql::{
-    Ask, Backpressure, Distribute, Facts, Params, PhysicalQuery, Planned, Spread, SqlSession, altered, changed, written,
+    Ask, Backpressure, Distribute, Facts, Output, Params, PhysicalQuery, Planned, Spread, SqlSession, altered, changed,
+    verified, written,
 };
 use crate::storage::{AsOf, FrameRef, FrameState, WriteMode};
 use crate::sync::lock;
@@ -39,7 +41,7 @@ pub(crate) enum Job {
     /// One SQL statement.
     Sql { sql: String, params: Params, session: Arc<SqlSession> },
     /// One version of a frame.
-    Read { frame: FrameRef, columns: Option<Vec<String>>, as_of: AsOf },
+    Read { frame: FrameRef, columns: Option<Vec<String>>, as_of: AsOf, session: Arc<SqlSession> },
     /// The small cells of a frame merged, where there are at least so many of a partition.
     Merge { frame: FrameRef, least: usize },
 }
@@ -50,6 +52,14 @@ impl Job {
         match self {
             Self::Sql { sql, .. } => sql,
             Self::Read { .. } | Self::Merge { .. } => "",
+        }
+    }
+
+    /// Whose it is; housekeeping is nobody's.
+    fn session(&self) -> Option<&SqlSession> {
+        match self {
+            Self::Sql { session, .. } | Self::Read { session, .. } => Some(session),
+            Self::Merge { .. } => None,
         }
     }
 
@@ -185,18 +195,16 @@ impl Attempt {
 
     /// What becomes of its writes while the node is hot.
     fn backpressure(&self) -> Backpressure {
-        let asked = match self.job.as_ref() {
-            Job::Sql { session, .. } => session.backpressure(),
-            Job::Read { .. } | Job::Merge { .. } => None,
-        };
+        let asked = self.job.session().and_then(SqlSession::backpressure);
         asked.unwrap_or(self.core.settings.backpressure)
     }
 
     /// What the statement is planned with; `fresh` is the session of one that has none.
     fn ask<'a>(&'a self, fresh: &'a SqlSession, bee: &Arc<BeeCore>) -> Result<Ask<'a>> {
-        let (session, params) = match self.job.as_ref() {
-            Job::Read { .. } | Job::Merge { .. } => (fresh, &Params::None),
-            Job::Sql { session, params, .. } => (session.as_ref(), params),
+        let session = self.job.session().unwrap_or(fresh);
+        let params = match self.job.as_ref() {
+            Job::Sql { params, .. } => params,
+            Job::Read { .. } | Job::Merge { .. } => &Params::None,
         };
         let mut options = session.options();
         if self.lean {
@@ -213,7 +221,7 @@ impl Attempt {
         let fresh = SqlSession::new()?;
         let ask = self.ask(&fresh, bee)?;
         match self.job.as_ref() {
-            Job::Read { frame, columns, as_of } => {
+            Job::Read { frame, columns, as_of, .. } => {
                 let plan = self.core.planner.plan_read(frame, columns.as_deref(), *as_of, &ask);
                 until_stopped(&self.query, plan).await.map(Planned::Rows)
             }
@@ -252,6 +260,8 @@ impl Attempt {
                 let version = alter(core, &frame, &alteration, &ask, query).await?;
                 altered(&frame, version).map(Answer::Ready)
             }
+            Planned::Copy { query: physical, output } => copy(core, physical, output, query).await,
+            Planned::Verify { frame } => verified(&verify(core, &frame, &ask, query).await?).map(Answer::Ready),
             Planned::Optimize { frame, cluster_by } => {
                 let replacing = match self.job.as_ref() {
                     Job::Merge { least, .. } => Replacing::Tier(*least),
@@ -355,6 +365,15 @@ async fn start(
         None => None,
     };
     Ok((execute_stream(Arc::clone(&physical.plan), Arc::clone(&physical.context))?, shared))
+}
+
+async fn copy(core: &Arc<Core>, physical: PhysicalQuery, output: Output, query: &Arc<QueryRecord>) -> Result<Answer> {
+    let (rows, _shared) = start(core, &physical, query).await?;
+    let counts: Vec<RecordBatch> = until_stopped(query, async { Ok(rows.try_collect().await?) }).await?;
+    let count = counts.into_iter().next().ok_or_else(|| Error::internal("COPY gave no number of rows"))?;
+    output.keep()?;
+    query.spilled.fetch_add(spilled_bytes(&physical.plan), Ordering::Relaxed);
+    Ok(Answer::Ready(count))
 }
 
 async fn insert(

@@ -25,6 +25,7 @@
 //! | `lead` | one statement from its plan to its last row |
 //! | `change` | DELETE, UPDATE, MERGE and OPTIMIZE |
 //! | `alter` | changes of a frame that its rows must allow |
+//! | `verify` | the bees read all of a version, to compare it with its ledger |
 //! | `housekeeper` | the actor that merges cells and removes what is not needed |
 //! | `heartbeat` | this node's beat and its view of the swarm |
 //! | `pace` | how often this node asks what is new |
@@ -68,14 +69,16 @@ mod share;
 mod stream;
 mod supervisor;
 pub mod temperature;
+mod verify;
 mod world;
 mod write;
 
 pub use crate::sql::{Backpressure, Params};
 pub use colony::{Colony, ColonyStatus};
 pub use heartbeat::NodeInfo;
-pub use query::{Canceller, Query, QueryStats, QueryStream};
+pub use query::{Canceller, Query, QueryStats, QueryStream, StatsHandle};
 pub use scratch::{DiskWritten, Spill};
 pub use session::Session;
 pub use settings::Settings;
 pub use stream::{FrameStream, StreamSettings};
+pub use write::WriteOptions;

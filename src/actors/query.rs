@@ -94,6 +94,8 @@ pub struct QueryStats {
     pub requests: u64,
     /// Bytes asked from storage.
     pub bytes_read: u64,
+    /// Bytes of the cells that are to be read, whole: what is not asked for of them is never read.
+    pub bytes_to_read: u64,
     /// Cells that were read.
     pub cells_read: u64,
     /// Cells that the ledger's statistics left out.
@@ -440,6 +442,7 @@ impl QueryRecord {
             spilled: self.spilled.load(Ordering::Relaxed) + swarm.spilled,
             requests: storage.requests() + swarm.requests,
             bytes_read: storage.bytes_read + swarm.bytes_read,
+            bytes_to_read: notes.iter().map(|n| n.bytes).sum(),
             cells_read: notes.iter().map(|n| n.read as u64).sum(),
             cells_pruned: notes.iter().map(|n| (n.cells - n.read) as u64).sum(),
             temperature,
@@ -550,6 +553,17 @@ impl Canceller {
     }
 }
 
+/// Tells what a query has cost, from anywhere.
+#[derive(Debug, Clone)]
+pub struct StatsHandle(Arc<QueryRecord>);
+
+impl StatsHandle {
+    /// What it has cost so far; complete when its stream has ended.
+    pub fn now(&self) -> QueryStats {
+        self.0.stats()
+    }
+}
+
 /// The batches of a query's answer, as they are computed. Dropping it stops the query.
 #[derive(Debug)]
 pub struct QueryStream {
@@ -580,6 +594,11 @@ impl QueryStream {
     /// What the query has cost so far; complete when the stream has ended.
     pub fn stats(&self) -> QueryStats {
         self.entry.record.stats()
+    }
+
+    /// A handle that tells what the query has cost while the stream is elsewhere.
+    pub fn query_stats(&self) -> StatsHandle {
+        StatsHandle(Arc::clone(&self.entry.record))
     }
 
     /// Stops the query; the stream ends with [`ErrorKind::Cancelled`].

@@ -9,7 +9,7 @@ use super::lead::{Job, Lead};
 use super::query::{Query, QueryStream};
 use super::scout::LeadQuery;
 use crate::sql::SqlSession;
-use crate::storage::{BoxName, FrameRef, HiveName};
+use crate::storage::{AsOf, BoxName, FrameRef, HiveName};
 use crate::{Error, Result};
 
 /// Batches that a query may be ahead of its reader.
@@ -42,6 +42,15 @@ impl Session {
     pub async fn query(&self, query: Query) -> Result<QueryStream> {
         let job = Job::Sql { sql: query.sql, params: query.params, session: Arc::clone(&self.sql) };
         run(self.colony.core(), job, query.time_limit).await
+    }
+
+    /// Streams one version of a frame, or some of its columns.
+    ///
+    /// # Errors
+    /// `NotFound` for the frame, the version or a column that is not there.
+    pub async fn read(&self, frame: &FrameRef, columns: Option<Vec<String>>, as_of: AsOf) -> Result<QueryStream> {
+        let job = Job::Read { frame: frame.clone(), columns, as_of, session: Arc::clone(&self.sql) };
+        run(self.colony.core(), job, None).await
     }
 
     /// The hive that `USE HIVE` set.

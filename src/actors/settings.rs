@@ -39,6 +39,8 @@ pub const MIN_BEE_MEMORY: u64 = 32 << 20;
 
 /// Least room of a cache: below it the blocks of one scan push each other out.
 const MIN_CACHE: u64 = 16 << 20;
+/// Room of a cache of which nothing is said.
+const CACHE_LIMIT: u64 = 4 << 30;
 
 /// Settings of a [`crate::Colony`]; see the module for the table.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -100,7 +102,7 @@ impl Default for Settings {
             spill: Spill::Disk,
             disk_writes_per_day: None,
             cache: None,
-            cache_limit: 4 << 30,
+            cache_limit: CACHE_LIMIT,
             max_queries: None,
             queue: 64,
             time_limit: None,
@@ -209,14 +211,27 @@ impl Settings {
         }
         if self.bee_memory() < MIN_BEE_MEMORY {
             return Err(Error::invalid(format!(
-                "memory of {} for {bees} bees is {} a bee: give at least {} a bee, or use fewer bees",
+                "memory of {} for {bees} bee{} is {} a bee: give at least {} a bee, or use fewer bees",
                 format_size(self.node_memory()),
+                if bees == 1 { "" } else { "s" },
                 format_size(self.bee_memory()),
                 format_size(MIN_BEE_MEMORY)
             )));
         }
+        if let (Some(memory), Some(machine)) = (self.memory, self.memory.and_then(|_| physical_memory()))
+            && memory > machine
+        {
+            return Err(Error::invalid(format!(
+                "memory of {} is more than the {} of this machine: give less",
+                format_size(memory),
+                format_size(machine)
+            )));
+        }
         if self.partitions < 2 {
             return Err(Error::invalid("partitions is below 2: a split plan needs at least 2 to be right"));
+        }
+        if self.cache.is_none() && self.cache_limit != CACHE_LIMIT {
+            return Err(Error::invalid("cache_limit without a cache has no meaning: give a folder as cache"));
         }
         if self.cache.is_some() && self.cache_limit < MIN_CACHE {
             return Err(Error::invalid(format!(
@@ -236,6 +251,14 @@ fn default_name() -> String {
     sysinfo::System::host_name().unwrap_or_else(|_| "apiary".into())
 }
 
+/// Where this user's programs keep what is of this machine alone: below `XDG_STATE_HOME`, else in the home folder; `None`
+/// when there is neither.
+pub fn state_folder() -> Option<PathBuf> {
+    let state = || std::env::var_os("XDG_STATE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".local/state"));
+    state().or_else(home).map(|state| state.join("apiary"))
+}
+
 fn default_storage() -> String {
     let home = std::env::home_dir().unwrap_or_else(|| PathBuf::from("."));
     home.join("apiary").to_string_lossy().into_owned()
@@ -246,10 +269,20 @@ const UNKNOWN_MACHINE: u64 = 1 << 30;
 
 /// Bytes of RAM, or of the cgroup's limit where that is less.
 fn machine_memory() -> u64 {
-    let Ok(mut system) = sysinfo::System::new() else { return UNKNOWN_MACHINE };
-    system.refresh_memory();
+    let Some(system) = system() else { return UNKNOWN_MACHINE };
     let cgroup = system.cgroup_limits().map_or(u64::MAX, |limits| limits.total_memory);
     system.total_memory().min(cgroup.max(1))
+}
+
+/// Bytes of RAM and swap; `None` where the system does not tell.
+fn physical_memory() -> Option<u64> {
+    system().map(|system| system.total_memory() + system.total_swap()).filter(|bytes| *bytes > 0)
+}
+
+fn system() -> Option<sysinfo::System> {
+    let mut system = sysinfo::System::new().ok()?;
+    system.refresh_memory();
+    Some(system)
 }
 
 #[cfg(test)]

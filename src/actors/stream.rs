@@ -20,9 +20,11 @@ use tokio_util::sync::CancellationToken;
 use super::colony::Core;
 use super::lead::until_stopped;
 use super::query::Asked;
+use super::settings::state_folder;
 use super::write::{Writing, write_frame};
 use crate::sql::row_check::RowCheck;
 use crate::sql::{Backpressure, Ripening};
+use crate::storage::cells::require_partition_values;
 use crate::storage::schema::Coercion;
 use crate::storage::stream_buffer::{Segment, StreamBuffer};
 use crate::storage::{AsOf, Change, FrameRef, Transaction};
@@ -72,9 +74,7 @@ impl StreamSettings {
     }
 
     fn buffers(&self) -> Result<PathBuf> {
-        let state = || std::env::var_os("XDG_STATE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
-        let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".local/state"));
-        let usual = || state().or_else(home).map(|state| state.join("apiary/streams"));
+        let usual = || state_folder().map(|state| state.join("streams"));
         self.buffer
             .clone()
             .or_else(usual)
@@ -98,6 +98,7 @@ struct Stream {
     table: String,
     settings: StreamSettings,
     schema: SchemaRef,
+    partition_by: Vec<String>,
     checks: Vec<RowCheck>,
     state: Mutex<State>,
     /// Told when there may be something to commit.
@@ -177,6 +178,7 @@ impl FrameStream {
             table: state.id().to_string(),
             settings,
             checks: core.planner.row_checks(&state, &schema)?,
+            partition_by: state.partition_by.clone(),
             schema,
             state: Mutex::new(State {
                 buffers,
@@ -298,6 +300,8 @@ impl Stream {
             }
         };
         let batch = coercion.apply(batch)?;
+        // Who appends is told: a segment with such a row could never be committed.
+        require_partition_values(&batch, &self.partition_by)?;
         self.checks.iter().try_for_each(|check| check.check(&batch))?;
         Ok(batch)
     }

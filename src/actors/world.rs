@@ -1,44 +1,90 @@
 //! The tables of the box `system`.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, BooleanArray, Float64Array, RecordBatch, StringArray, UInt64Array};
 use async_trait::async_trait;
 
+use super::channel::BeeSlot;
 use super::heartbeat::{Heart, NodeInfo};
 use super::query::Queries;
+use super::settings::Settings;
 use super::stream::Streams;
 use crate::Result;
+use crate::size::format_size;
 use crate::sql::{Ripening, World};
 use crate::storage::FrameRef;
 
 /// What this node can tell.
-#[derive(Debug)]
 pub(crate) struct NodeWorld {
     heart: Arc<Heart>,
     queries: Arc<Queries>,
     streams: Arc<Streams>,
+    bees: Vec<Arc<BeeSlot>>,
+    settings: Settings,
+}
+
+impl std::fmt::Debug for NodeWorld {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NodeWorld").finish_non_exhaustive()
+    }
 }
 
 impl NodeWorld {
-    pub(crate) fn new(heart: Arc<Heart>, queries: Arc<Queries>, streams: Arc<Streams>) -> Self {
-        Self { heart, queries, streams }
+    pub(crate) fn new(
+        heart: Arc<Heart>,
+        queries: Arc<Queries>,
+        streams: Arc<Streams>,
+        bees: Vec<Arc<BeeSlot>>,
+        settings: Settings,
+    ) -> Self {
+        Self { heart, queries, streams, bees, settings }
     }
 }
 
 #[async_trait]
 impl World for NodeWorld {
     fn tables(&self) -> &'static [&'static str] {
-        &["nodes", "queries", "tasks"]
+        &["bees", "nodes", "queries", "tasks"]
     }
 
     async fn rows(&self, name: &str) -> Result<Option<RecordBatch>> {
         match name {
+            "bees" => self.bee_rows().map(Some),
             "nodes" => node_rows(&self.heart.nodes().await?).map(Some),
             "queries" => self.query_rows().map(Some),
             "tasks" => self.task_rows().await.map(Some),
             _ => Ok(None),
         }
+    }
+
+    fn settings(&self) -> Vec<(&'static str, String)> {
+        let settings = &self.settings;
+        let size = |bytes: Option<u64>| bytes.map_or_else(|| "none".to_string(), format_size);
+        let folder = |folder: &Option<PathBuf>| folder.as_ref().map_or("none".into(), |f| f.display().to_string());
+        vec![
+            ("name", settings.name.clone()),
+            ("storage", settings.storage.clone()),
+            ("bees", settings.bee_count().to_string()),
+            ("memory", format_size(settings.node_memory())),
+            ("bee_memory", format_size(settings.bee_memory())),
+            ("scratch", settings.scratch.clone().unwrap_or_else(std::env::temp_dir).display().to_string()),
+            ("scratch_limit", format_size(settings.scratch_limit)),
+            ("spill", format!("{:?}", settings.spill).to_lowercase()),
+            ("disk_writes_per_day", size(settings.disk_writes_per_day)),
+            ("cache", folder(&settings.cache)),
+            ("cache_limit", format_size(settings.cache_limit)),
+            ("max_queries", settings.max_queries.unwrap_or(4 * settings.bee_count()).to_string()),
+            ("queue", settings.queue.to_string()),
+            ("time_limit", settings.time_limit.map_or("none".into(), |limit| format!("{} s", limit.as_secs_f64()))),
+            ("housekeeping", settings.housekeeping.to_string()),
+            ("backpressure", settings.backpressure.to_string()),
+            ("join", settings.join.to_string()),
+            ("distribute", settings.distribute.to_string()),
+            ("max_requests", "none".to_string()),
+            ("max_bytes", "none".to_string()),
+        ]
     }
 
     fn ripening(&self, frame: &FrameRef) -> Vec<Ripening> {
@@ -47,6 +93,19 @@ impl World for NodeWorld {
 }
 
 impl NodeWorld {
+    fn bee_rows(&self) -> Result<RecordBatch> {
+        let number = |f: &dyn Fn(&BeeSlot) -> u64| numbers(self.bees.iter().map(|bee| f(bee)));
+        let columns: Vec<(&str, ArrayRef)> = vec![
+            ("bee", number(&|bee| bee.core.index as u64)),
+            ("alive", Arc::new(BooleanArray::from_iter(self.bees.iter().map(|bee| Some(bee.is_alive()))))),
+            ("generation", number(&BeeSlot::generation)),
+            ("tasks", number(&|bee| bee.core.active() as u64)),
+            ("memory", number(&|bee| bee.core.combs.room())),
+            ("memory_used", number(&|bee| bee.core.combs.used())),
+        ];
+        Ok(RecordBatch::try_from_iter(columns)?)
+    }
+
     fn query_rows(&self) -> Result<RecordBatch> {
         let running = self.queries.running();
         let stats: Vec<_> = running.iter().map(|q| q.stats()).collect();

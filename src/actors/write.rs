@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use actix::Message;
 use arrow::array::RecordBatch;
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{Field, Schema, SchemaRef};
 use datafusion::execution::SendableRecordBatchStream;
 use futures::StreamExt;
 use futures::future::join_all;
@@ -14,11 +14,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::colony::Core;
 use super::query::QueryRecord;
+use crate::sql::Backpressure;
 use crate::sql::row_check::RowCheck;
 use crate::storage::cells::{CellFile, CellPlan, CellWriter};
 use crate::storage::leafcutter::Cut;
-use crate::storage::schema::Coercion;
-use crate::storage::{Change, FrameState, WriteMode, WriteResult, leafcutter};
+use crate::storage::schema::{Coercion, frame_schema};
+use crate::storage::{Alteration, AsOf, Change, FrameState, WriteMode, WriteResult, leafcutter};
 use crate::{Error, Result};
 
 /// Rows of a batch that one bee takes at a time: large enough that the queue costs nothing, small enough to share one
@@ -74,6 +75,39 @@ pub(crate) fn cell_cut(core: &Core, schema: &SchemaRef) -> Cut {
     leafcutter::cut(core.settings.bee_memory(), row_width(schema))
 }
 
+/// What a write does beside adding rows.
+#[derive(Debug, Clone, Copy)]
+pub struct WriteOptions {
+    /// Whether the rows that are there stay.
+    pub mode: WriteMode,
+    /// What becomes of the write while the node is hot.
+    pub backpressure: Backpressure,
+    /// Whether columns that the frame does not have are added to it first, null in the rows that are there; by a commit of
+    /// their own.
+    pub evolve: bool,
+}
+
+/// The frame with the columns of `schema` that it did not have.
+///
+/// # Errors
+/// [`crate::ErrorKind::Schema`] for types that it cannot have, and for other columns that do not fit; nothing is added then.
+pub(crate) async fn evolved(core: &Core, state: Arc<FrameState>, schema: &SchemaRef) -> Result<Arc<FrameState>> {
+    let is_new = |field: &&Arc<Field>| state.schema.field_with_name(field.name()).is_err();
+    let new = schema.fields().iter().filter(is_new).map(|field| field.as_ref().clone().with_nullable(true));
+    let new: Vec<Field> = new.collect();
+    if new.is_empty() {
+        return Ok(state);
+    }
+    core.meadow.require_writable()?;
+    let new = frame_schema(&Schema::new(new))?;
+    let fields = state.schema.fields().iter().chain(new.fields()).cloned();
+    Coercion::plan(schema, &Arc::new(Schema::new(fields.collect::<Vec<_>>())))?;
+    let columns = new.fields().iter().map(|field| field.as_ref().clone()).collect();
+    let alteration = Alteration::AddColumns { columns, if_not_exists: true };
+    core.meadow.ledger().alter(&state.frame, alteration, &state).await?;
+    core.meadow.state(&state.frame, AsOf::Latest).await
+}
+
 /// How rows are written.
 pub(crate) struct Writing {
     /// What becomes of the cells that are there.
@@ -109,7 +143,9 @@ pub(crate) async fn write_frame(
         true => core.planner.row_checks(base, coercion.schema())?,
         false => Vec::new(),
     };
-    let plan = core.meadow.ledger().cell_plan(base, cell_cut(core, &base.schema)).await?;
+    let mut plan = core.meadow.ledger().cell_plan(base, cell_cut(core, &base.schema)).await?;
+    plan.null_partitions =
+        matches!(change, Change::Replace(..)) && core.meadow.ledger().has_null_partitions(base).await?;
     let token = query.attempt().child_token();
     let _stops_with_us = token.clone().drop_guard();
     let encoding = |input| EncodeCells { plan, coercion, checks, input, token: token.clone() };

@@ -19,7 +19,8 @@ use super::link::Link;
 use super::records::{Described, Entry, to_dict};
 use super::stream::PyStream;
 use super::wait::wait;
-use super::{input, params};
+use super::{input, params, spool};
+use crate::actors::WriteOptions;
 use crate::size::parse_size;
 use crate::sql::{Backpressure, Distribute};
 use crate::{AsOf, BoxName, Colony, Error, FrameRef, HiveName, Query, Result, Settings, StreamSettings, WriteMode};
@@ -222,6 +223,7 @@ impl PyColony {
         frame: &str,
         data: &Bound<'py, PyAny>,
         overwrite: bool,
+        evolve: bool,
         backpressure: &str,
     ) -> PyResult<Bound<'py, PyAny>> {
         let backpressure = backpressure.parse::<Backpressure>().or_raise(py)?;
@@ -231,9 +233,17 @@ impl PyColony {
         let data = input::stream_of(input::reader_of(data)?, stop.clone(), Arc::clone(self.link.readers()));
         // However this call ends, nothing it started may go on to commit.
         let _stop = stop.drop_guard();
-        let written =
-            self.run(py, |colony| async move { colony.write_with(&frame, data, mode, backpressure).await })?;
+        let options = WriteOptions { mode, backpressure, evolve };
+        let written = self.run(py, |colony| async move { colony.write_with(&frame, data, options).await })?;
         to_dict(py, &written)
+    }
+
+    /// Writes `data` into a Parquet file, for a statement that reads it.
+    fn spool(&self, py: Python<'_>, data: &Bound<'_, PyAny>, path: PathBuf) -> PyResult<()> {
+        let stop = CancellationToken::new();
+        let data = input::stream_of(input::reader_of(data)?, stop.clone(), Arc::clone(self.link.readers()));
+        let _stop = stop.drop_guard();
+        self.run(py, |_| spool::write(data, path))
     }
 
     #[pyo3(signature = (frame, columns=None, version=None, timestamp_ms=None))]
@@ -247,7 +257,9 @@ impl PyColony {
     ) -> PyResult<PyStream> {
         let frame = self.frame_named(frame).or_raise(py)?;
         let as_of = as_of(version, timestamp_ms).or_raise(py)?;
-        let stream = self.run(py, |colony| async move { colony.read(&frame, columns, as_of).await })?;
+        let (_, session) = self.link.parts().or_raise(py)?;
+        let session = session.clone();
+        let stream = self.run(py, |_| async move { session.read(&frame, columns, as_of).await })?;
         Ok(PyStream::new(Feed::new(Arc::clone(&self.link), stream)))
     }
 

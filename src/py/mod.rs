@@ -28,6 +28,7 @@ mod link;
 mod params;
 mod preview;
 mod records;
+mod spool;
 mod stream;
 mod wait;
 

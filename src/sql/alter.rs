@@ -1,21 +1,22 @@
 //! ALTER FRAME: what it says, and what it means for a frame's columns.
 
-use arrow::datatypes::Field;
+use arrow::datatypes::{DataType, Field};
 use datafusion::common::DFSchema;
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::{DdlStatement, LogicalPlan};
 use datafusion::sql::parser::{DFParser, Statement as DfStatement};
-use datafusion::sql::sqlparser::ast::{ColumnDef, ColumnOption, Ident, Statement as Ast};
+use datafusion::sql::sqlparser::ast::{ColumnDef, ColumnOption, DataType as SqlType, Ident, Statement as Ast};
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
 use datafusion::sql::sqlparser::tokenizer::{Location, Token};
 
+use super::spelling::right_expression;
 use super::statement::{Altering, Statement, end, names, skip, syntax, take_words, word};
 use crate::storage::{Alteration, Check, FrameState, schema};
 use crate::{Error, Result};
 
 /// What can be said of a frame.
-const FORMS: &str = "ADD COLUMN c TYPE, DROP COLUMN c, RENAME COLUMN a TO b, ALTER COLUMN c SET NOT NULL or DROP NOT NULL, \
-                     ADD CONSTRAINT n CHECK (…), DROP CONSTRAINT n, SET HOUSEKEEPING ON or OFF";
+const FORMS: &str = "ADD COLUMN c TYPE, DROP COLUMN c, RENAME COLUMN a TO b, ALTER COLUMN c TYPE t, \
+                     ALTER COLUMN c SET NOT NULL or DROP NOT NULL, ADD CONSTRAINT n CHECK (…), DROP CONSTRAINT n, SET HOUSEKEEPING ON or OFF";
 
 /// Parses ALTER FRAME.
 ///
@@ -67,6 +68,9 @@ fn change(parser: &mut Parser<'_>, sql: &str) -> Result<Option<Altering>, Parser
     } else if take_words(parser, &["ALTER"]) {
         take_words(parser, &["COLUMN"]);
         let column = identifier(parser)?;
+        if take_words(parser, &["SET", "DATA", "TYPE"]) || take_words(parser, &["TYPE"]) {
+            return Ok(Some(Altering::SetType { column, data_type: parser.parse_data_type()? }));
+        }
         if take_words(parser, &["SET", "NOT", "NULL"]) {
             Alteration::SetNotNull(column)
         } else if take_words(parser, &["DROP", "NOT", "NULL"]) {
@@ -118,7 +122,7 @@ fn folded(name: &Ident) -> String {
 }
 
 /// Where a place of a text is, in bytes; lines and columns count from 1.
-fn byte_at(text: &str, place: Location) -> usize {
+pub(super) fn byte_at(text: &str, place: Location) -> usize {
     let line = text.split_inclusive('\n').take(place.line.saturating_sub(1) as usize).map(str::len).sum::<usize>();
     let rest = text.get(line..).unwrap_or_default();
     line + rest.chars().take(place.column.saturating_sub(1) as usize).map(char::len_utf8).sum::<usize>()
@@ -146,6 +150,17 @@ pub(super) async fn columns_of(state: &SessionState, columns: &[ColumnDef]) -> R
     }
     let frame = schema::frame_schema(create.input.schema().as_arrow())?;
     Ok(frame.fields().iter().map(|field| field.as_ref().clone()).collect())
+}
+
+/// The type that a frame has for one of SQL.
+///
+/// # Errors
+/// As [`columns_of`].
+pub(super) async fn type_of(state: &SessionState, data_type: SqlType) -> Result<DataType> {
+    let column = ColumnDef { name: Ident::new("column"), data_type, options: Vec::new() };
+    let fields = columns_of(state, &[column]).await?;
+    let field = fields.first().ok_or_else(|| Error::internal("a column was planned as none"))?;
+    Ok(field.data_type().clone())
 }
 
 /// Refuses what the engine would leave out of a column's definition without a word.
@@ -193,7 +208,7 @@ pub(super) fn require_column(frame: &FrameState, column: &str) -> Result<()> {
 pub(super) fn require_unchecked(state: &SessionState, frame: &FrameState, column: &str) -> Result<()> {
     let columns = DFSchema::try_from(frame.schema.clone())?;
     for check in &frame.checks {
-        let condition = state.create_logical_expr(&check.condition, &columns)?;
+        let condition = state.create_logical_expr(&right_expression(&check.condition)?, &columns)?;
         if condition.column_refs().iter().any(|used| used.name.eq_ignore_ascii_case(column)) {
             return Err(Error::schema(format!(
                 "constraint '{}' says something of column '{column}': drop the constraint first",

@@ -10,7 +10,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use super::frame_table::ScanNotes;
 use crate::Result;
 use crate::storage::vacuum::Leftover;
-use crate::storage::{ChangeResult, FrameInfo, FrameRef, HistoryEntry, RestoreResult, WriteResult};
+use crate::storage::{ChangeResult, Finding, FrameInfo, FrameRef, HistoryEntry, RestoreResult, WriteResult};
 
 /// One text column named `name`.
 pub(crate) fn texts(name: &str, values: impl IntoIterator<Item = String>) -> Result<RecordBatch> {
@@ -93,6 +93,23 @@ pub(crate) fn vacuumed(leftovers: &[Leftover], removed: bool) -> Result<RecordBa
         ("cell", Arc::new(StringArray::from_iter_values(leftovers.iter().map(|l| l.path.to_string())))),
         ("bytes", Arc::new(UInt64Array::from_iter_values(leftovers.iter().map(|l| l.bytes)))),
         ("removed", Arc::new(BooleanArray::from(vec![removed; leftovers.len()]))),
+    ];
+    Ok(RecordBatch::try_from_iter(columns)?)
+}
+
+/// What VERIFY found, a row each: cell, problem, detail, advice.
+///
+/// # Errors
+/// Never in practice: the columns are built to fit.
+pub fn verified(findings: &[Finding]) -> Result<RecordBatch> {
+    let texts = |text: &dyn Fn(&Finding) -> String| -> ArrayRef {
+        Arc::new(StringArray::from_iter_values(findings.iter().map(text)))
+    };
+    let columns = [
+        ("cell", texts(&|f| f.path.to_string())),
+        ("problem", texts(&|f| f.problem.name().to_string())),
+        ("detail", texts(&|f| f.detail.clone())),
+        ("advice", texts(&|f| f.problem.advice().to_string())),
     ];
     Ok(RecordBatch::try_from_iter(columns)?)
 }

@@ -3,7 +3,7 @@
 //! DataFusion asks catalogs synchronously; the meadow answers asynchronously. So the names are looked up first, all at
 //! once, and the statement is planned against exactly those. Only `information_schema` needs every frame.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
 
 use datafusion::catalog::{
@@ -11,23 +11,24 @@ use datafusion::catalog::{
     SchemaProvider, Session, TableProvider,
 };
 use datafusion::common::TableReference;
-use datafusion::datasource::MemTable;
-use futures::{StreamExt, TryStreamExt};
+use futures::StreamExt;
 
+use super::changes::changes_table;
 use super::files::{file_table, is_path};
 use super::frame_table::{FrameTable, ScanNotes};
 use super::ripening::RipeningTable;
 use super::row_change::{CELL, TARGET};
 use super::session::SqlSession;
-use super::time_travel::{split, versioned};
+use super::system_table::system_table;
+use super::time_travel::{Sight, seen, split};
 use super::world::{SYSTEM, World};
 use crate::storage::Cells;
 use crate::storage::{AsOf, FrameRef, FrameState, Meadow};
 use crate::sync::lock;
-use crate::{Error, Result};
+use crate::{ErrorKind, Result};
 
 /// Frames that are looked up at the same time.
-const LOOKUPS: usize = 16;
+pub(super) const LOOKUPS: usize = 16;
 
 /// Builds the catalogs that hold what `references` name.
 pub(crate) async fn catalogs(
@@ -42,7 +43,8 @@ pub(crate) async fn catalogs(
     let list: Arc<dyn CatalogProviderList> = Arc::new(MemoryCatalogProviderList::new());
     let (hive, box_) = (session.hive(), session.box_name());
     let home = schema_in(&list, hive.as_str(), box_.as_str())?;
-    let mut frames: Vec<(FrameRef, AsOf)> = Vec::new();
+    // Which frames, and whether the statement names them.
+    let mut frames: BTreeMap<(FrameRef, Sight), bool> = BTreeMap::new();
     for reference in references {
         match reference {
             TableReference::Bare { table } if target.is_some() && table.as_ref() == TARGET => {
@@ -53,33 +55,63 @@ pub(crate) async fn catalogs(
                 home.register_table(table.to_string(), file_table(table, state).await?)?;
             }
             _ if reference.schema() == Some("information_schema") => {
-                frames.extend(meadow.registry().frames().await?.into_iter().map(|frame| (frame, AsOf::Latest)));
+                for frame in meadow.registry().frames().await? {
+                    frames.entry((frame, Sight::LATEST)).or_insert(false);
+                }
             }
             _ if reference.schema() == Some(SYSTEM) => {
                 let schema = schema_in(&list, reference.catalog().unwrap_or(hive.as_str()), SYSTEM)?;
-                schema.register_table(reference.table().to_string(), system_table(world, reference.table()).await?)?;
+                let table = system_table(meadow, session, world, reference.table()).await?;
+                schema.register_table(reference.table().to_string(), table)?;
             }
-            _ => frames.push(version_of(reference, session)?),
+            _ => drop(frames.insert(sight_of(reference, session)?, true)),
         }
     }
-    frames.sort();
-    frames.dedup();
-    let tables: Vec<(FrameRef, String, Arc<dyn TableProvider>)> = futures::stream::iter(frames)
-        .map(|(frame, as_of)| async move {
-            let table = match target {
-                Some(target) => Arc::new(target.other(meadow, &frame, as_of, notes).await?),
-                None => frame_table(meadow, &frame, as_of, notes, world).await?,
-            };
-            let name = versioned(frame.frame.as_str(), as_of);
-            Ok::<_, Error>((frame, name, table))
+    let mut tables = futures::stream::iter(frames)
+        .map(|((frame, sight), named)| async move {
+            let table = looked_up(meadow, (&frame, sight), state, notes, world, target).await;
+            (frame, sight, named, table)
         })
-        .buffer_unordered(LOOKUPS)
-        .try_collect()
-        .await?;
-    for (frame, name, table) in tables {
+        .buffer_unordered(LOOKUPS);
+    while let Some((frame, sight, named, table)) = tables.next().await {
+        let table = match table {
+            // One that cannot be read, or was dropped meanwhile, does not keep the others from being listed.
+            Err(error) if !named && matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::NotFound) => {
+                tracing::warn!(%error, %frame, "a frame is left out of information_schema");
+                continue;
+            }
+            table => table?,
+        };
+        let name = seen(frame.frame.as_str(), sight);
         schema_in(&list, frame.hive.as_str(), frame.box_.as_str())?.register_table(name, table)?;
     }
     Ok(list)
+}
+
+/// What of a frame is meant, as a table.
+async fn looked_up(
+    meadow: &Meadow,
+    (frame, sight): (&FrameRef, Sight),
+    state: &dyn Session,
+    notes: &Arc<ScanNotes>,
+    world: &dyn World,
+    target: Option<&Target>,
+) -> Result<Arc<dyn TableProvider>> {
+    match (sight, target) {
+        (Sight::At(as_of), Some(target)) => {
+            let (state, cells) = target.other(meadow, frame, as_of).await?;
+            Ok(Arc::new(FrameTable::new(state, cells, Arc::clone(notes))))
+        }
+        (Sight::At(as_of), None) => frame_table(meadow, frame, as_of, notes, world).await,
+        (Sight::Changes { since, until }, target) => {
+            let until = until.map_or(AsOf::Latest, AsOf::Version);
+            let newest = match target {
+                Some(target) => target.other(meadow, frame, until).await?.0,
+                None => meadow.state(frame, until).await?,
+            };
+            changes_table(meadow, &newest, since, state, notes).await
+        }
+    }
 }
 
 /// A version with its cells.
@@ -106,36 +138,19 @@ impl Target {
         Self { state, cells, only: None, others }
     }
 
-    async fn other(
-        &self,
-        meadow: &Meadow,
-        frame: &FrameRef,
-        as_of: AsOf,
-        notes: &Arc<ScanNotes>,
-    ) -> Result<FrameTable> {
+    async fn other(&self, meadow: &Meadow, frame: &FrameRef, as_of: AsOf) -> Result<Seen> {
         let key = (frame.clone(), as_of);
-        let seen = lock(&self.others).get(&key).cloned();
-        let (state, cells) = match seen {
-            Some(seen) => seen,
-            None => {
-                let seen = meadow.version(frame, as_of).await?;
-                lock(&self.others).entry(key).or_insert(seen).clone()
-            }
-        };
-        Ok(FrameTable::new(state, cells, Arc::clone(notes)))
+        if let Some(seen) = lock(&self.others).get(&key).cloned() {
+            return Ok(seen);
+        }
+        let seen = meadow.version(frame, as_of).await?;
+        Ok(lock(&self.others).entry(key).or_insert(seen).clone())
     }
 
     fn table(&self, notes: &Arc<ScanNotes>) -> FrameTable {
         let table = FrameTable::new(Arc::clone(&self.state), Arc::clone(&self.cells), Arc::clone(notes));
         table.numbered(CELL, self.only.clone())
     }
-}
-
-async fn system_table(world: &dyn World, name: &str) -> Result<Arc<dyn TableProvider>> {
-    let rows = world.rows(name).await?.ok_or_else(|| {
-        Error::not_found(format!("{SYSTEM}.{name} does not exist: there is {}", world.tables().join(", ")))
-    })?;
-    Ok(Arc::new(MemTable::try_new(rows.schema(), vec![vec![rows]])?))
 }
 
 /// One version of a frame as a table; the newest has the rows that are not committed yet, too.
@@ -157,10 +172,10 @@ pub(crate) fn frame_of(reference: &TableReference, session: &SqlSession) -> Resu
     named(reference, reference.table(), session)
 }
 
-/// The version of a frame that a query names.
-fn version_of(reference: &TableReference, session: &SqlSession) -> Result<(FrameRef, AsOf)> {
-    let (name, as_of) = split(reference.table());
-    Ok((named(reference, name, session)?, as_of))
+/// What of which frame a query names.
+fn sight_of(reference: &TableReference, session: &SqlSession) -> Result<(FrameRef, Sight)> {
+    let (name, sight) = split(reference.table());
+    Ok((named(reference, name, session)?, sight))
 }
 
 fn named(reference: &TableReference, frame: &str, session: &SqlSession) -> Result<FrameRef> {

@@ -4,14 +4,16 @@
 //! piece of a file: another request, and the parsing of the whole file's index, for each.
 
 use std::ops::Range;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use datafusion::catalog::memory::DataSourceExec;
 use datafusion::common::DataFusionError;
+use datafusion::common::stats::Precision;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::datasource::listing::PartitionedFile;
-use datafusion::datasource::physical_plan::parquet::CachedParquetFileReaderFactory;
+use datafusion::datasource::physical_plan::parquet::{CachedParquetFileReaderFactory, ParquetRowSelection};
 use datafusion::datasource::physical_plan::{FileScanConfigBuilder, ParquetFileReaderFactory, ParquetSource};
 use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::execution::runtime_env::RuntimeEnv;
@@ -20,16 +22,18 @@ use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
 use datafusion_distributed::{WorkerPlanRewriteEvent, WorkerPlanRewriteEventResponse, WorkerPlanRewriteHandler};
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use object_store::path::Path;
 use parquet::arrow::arrow_reader::ArrowReaderOptions;
 use parquet::arrow::async_reader::AsyncFileReader;
 use parquet::basic::Type;
-use parquet::errors::Result as ParquetResult;
+use parquet::errors::{ParquetError, Result as ParquetResult};
 use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData, RowGroupMetaData};
 use parquet::file::page_index::column_index::ColumnIndexMetaData;
 
 use super::deleted::noted_files;
 use super::distribution::file_scan;
 use super::shared_scan::SharedScanExec;
+use crate::Error;
 use crate::storage::ledger::ROOT_URL;
 
 /// Makes readers of cells; see the module.
@@ -88,8 +92,15 @@ impl ParquetFileReaderFactory for CellReaderFactory {
         metadata_size_hint: Option<usize>,
         metrics: &ExecutionPlanMetricsSet,
     ) -> Result<Box<dyn AsyncFileReader + Send>, DataFusionError> {
+        let rows = file.statistics.as_ref().and_then(|s| match s.num_rows {
+            Precision::Exact(rows) => Some(rows),
+            _ => None,
+        });
+        // Where rows are deleted, those that are left were counted.
+        let is_marked = file.extensions.get::<ParquetRowSelection>().is_some();
+        let (path, expected) = (file.object_meta.location.clone(), rows.filter(|_| !is_marked));
         let reader = self.0.create_reader(partition, file, metadata_size_hint, metrics)?;
-        Ok(Box::new(CellReader(reader)))
+        Ok(Box::new(CellReader { reader, path, expected }))
     }
 }
 
@@ -123,15 +134,60 @@ fn without_float_bounds(footer: Arc<ParquetMetaData>) -> Arc<ParquetMetaData> {
     Arc::new(stripped.set_column_index(index).build())
 }
 
-struct CellReader(Box<dyn AsyncFileReader + Send>);
+struct CellReader {
+    reader: Box<dyn AsyncFileReader + Send>,
+    path: Path,
+    /// How many rows the ledger says it has.
+    expected: Option<usize>,
+}
+
+/// How DataFusion names, in a text, what the store said.
+const OF_STORE: &str = "Object Store error";
+/// What the store says of a file that ends before what is asked for.
+const TOO_SHORT: &str = "Requested range was invalid";
+/// What can be done about a cell that is not as it was written.
+const REMEDY: &str = "put the file back from a copy, or RESTORE a version without it";
+
+impl CellReader {
+    /// A footer that agrees with the ledger, whose numbers queries rely on.
+    fn checked(&self, footer: Arc<ParquetMetaData>) -> ParquetResult<Arc<ParquetMetaData>> {
+        let rows = footer.file_metadata().num_rows();
+        match self.expected {
+            Some(expected) if i64::try_from(expected).ok() != Some(rows) => {
+                Err(ParquetError::External(Box::new(Error::corrupt(format!(
+                    "cell {} has {rows} rows, and the ledger says {expected}: it is not the file that was written; {REMEDY}",
+                    self.path
+                )))))
+            }
+            _ => Ok(without_float_bounds(footer)),
+        }
+    }
+
+    /// The error with the cell's name, unless it is about the way to it.
+    fn named(&self, error: ParquetError) -> ParquetError {
+        let text = error.to_string();
+        let of_store = text.contains(OF_STORE) || matches!(&error, ParquetError::External(_));
+        let said = if of_store && text.contains("not found") {
+            Error::not_found(format!("cell {} is not there, though the ledger lists it: {REMEDY}", self.path))
+        } else if of_store && !text.contains(TOO_SHORT) {
+            match error {
+                ParquetError::External(_) => return error,
+                other => Error::storage(format!("cell {}: {other}", self.path)),
+            }
+        } else {
+            Error::corrupt(format!("cell {} is damaged ({text}): {REMEDY}", self.path))
+        };
+        ParquetError::External(Box::new(said))
+    }
+}
 
 impl AsyncFileReader for CellReader {
     fn get_bytes(&mut self, range: Range<u64>) -> BoxFuture<'_, ParquetResult<Bytes>> {
-        self.0.get_bytes(range)
+        self.reader.get_bytes(range)
     }
 
     fn get_byte_ranges(&mut self, ranges: Vec<Range<u64>>) -> BoxFuture<'_, ParquetResult<Vec<Bytes>>> {
-        self.0.get_byte_ranges(ranges)
+        self.reader.get_byte_ranges(ranges)
     }
 
     fn get_metadata<'a>(
@@ -139,6 +195,13 @@ impl AsyncFileReader for CellReader {
         _: Option<&'a ArrowReaderOptions>,
     ) -> BoxFuture<'a, ParquetResult<Arc<ParquetMetaData>>> {
         // Without options the page index comes with the footer, and both are kept.
-        self.0.get_metadata(None).map(|footer| footer.map(without_float_bounds)).boxed()
+        async {
+            // Lengths in a damaged footer can be such that reading by them panics.
+            let read = AssertUnwindSafe(self.reader.get_metadata(None)).catch_unwind().await;
+            let footer =
+                read.unwrap_or_else(|_| Err(ParquetError::General("its footer has impossible lengths".into())));
+            self.checked(footer.map_err(|error| self.named(error))?)
+        }
+        .boxed()
     }
 }

@@ -2,6 +2,7 @@
 
 use datafusion::common::DataFusionError;
 
+use crate::storage::store_error;
 use crate::{Error, ErrorKind};
 
 /// What datafusion-distributed says of a join that begins its input anew, because its other one did not fit.
@@ -9,10 +10,14 @@ const BEGUN_ANEW: &str = "WorkerConnections stream for partition";
 
 /// What DataFusion says, as an internal error, of functions that are called with what they do not take.
 const BAD_CALL: &str = "Function '";
+/// What it says of functions that there are not.
+const NO_FUNCTION: &str = "Invalid function '";
+/// What it says before the place where a regular expression cannot be understood.
+const BAD_PATTERN: &str = "regex parse error:";
 /// What DataFusion's internal errors end with.
 const REPORT: &str = "This issue was likely caused by a bug in DataFusion's code";
 /// How DataFusion's sentences begin.
-const PREFIXES: [&str; 8] = [
+const PREFIXES: [&str; 9] = [
     "Error during planning",
     "External error",
     "Execution error",
@@ -21,11 +26,14 @@ const PREFIXES: [&str; 8] = [
     "This feature is not implemented",
     "Invalid or Unsupported Configuration",
     "Arrow error",
+    "Parquet error",
 ];
 
 impl From<DataFusionError> for Error {
     fn from(error: DataFusionError) -> Self {
-        classify(&error).unwrap_or_else(|| Error::internal(error.strip_backtrace()).with_source(error))
+        classify(&error)
+            .or_else(|| bad_pattern(&error))
+            .unwrap_or_else(|| Error::internal(error.strip_backtrace()).with_source(error))
     }
 }
 
@@ -45,7 +53,7 @@ fn classify(error: &DataFusionError) -> Option<Error> {
         DataFusionError::External(inner) => from_external(inner.as_ref()),
         DataFusionError::ArrowError(inner, _) => Some(from_arrow(inner)),
         DataFusionError::ParquetError(inner) => Some(from_parquet(inner, error)),
-        DataFusionError::ObjectStore(_) => simple(ErrorKind::Storage).map(|e| refine_store(error, e)),
+        DataFusionError::ObjectStore(inner) => Some(store_error(inner)),
         DataFusionError::IoError(io) => Some(Error::new(io_kind(io), io.to_string())),
         DataFusionError::ResourcesExhausted(text) => Some(exhausted(text)),
         DataFusionError::SQL(parser, _) => {
@@ -53,11 +61,12 @@ fn classify(error: &DataFusionError) -> Option<Error> {
             let bare = text.strip_prefix("sql parser error: ").unwrap_or(&text);
             Some(Error::invalid(format!("the SQL was not understood: {bare}")))
         }
+        DataFusionError::Plan(text) if text.contains(NO_FUNCTION) => Some(no_function(text)),
         DataFusionError::Plan(_)
         | DataFusionError::Configuration(_)
         | DataFusionError::SchemaError(..)
         | DataFusionError::Execution(_) => simple(ErrorKind::InvalidInput),
-        DataFusionError::NotImplemented(_) => simple(ErrorKind::Unsupported),
+        DataFusionError::NotImplemented(text) => Some(Error::unsupported(without_tree(&bare(text)))),
         DataFusionError::Internal(text) if text.contains("Regular expression did not compile") => {
             Some(Error::invalid("the regular expression does not compile, or is too large: write a simpler one"))
         }
@@ -67,6 +76,59 @@ fn classify(error: &DataFusionError) -> Option<Error> {
         )),
         _ => None,
     }
+}
+
+fn bad_pattern(error: &DataFusionError) -> Option<Error> {
+    let text = error.to_string();
+    let (_, why) = text.split_once(BAD_PATTERN)?;
+    Some(Error::invalid(format!("the regular expression cannot be understood:\n{}", why.trim_end())))
+}
+
+/// What is used here in place of functions of other engines.
+const INSTEAD: [(&str, &str); 25] = [
+    ("year", "date_part('year', t), and so on"),
+    ("month", "date_part('month', t)"),
+    ("day", "date_part('day', t)"),
+    ("hour", "date_part('hour', t)"),
+    ("minute", "date_part('minute', t)"),
+    ("second", "date_part('second', t)"),
+    ("epoch", "date_part('epoch', t)"),
+    ("dayofweek", "date_part('dow', t)"),
+    ("age", "the difference a - b"),
+    ("date_diff", "the difference a - b"),
+    ("datediff", "the difference a - b"),
+    ("date_add", "t + INTERVAL '1 day'"),
+    ("dateadd", "t + INTERVAL '1 day'"),
+    ("time_bucket", "date_bin(INTERVAL '15 minutes', t)"),
+    ("strftime", "to_char(t, '%Y-%m')"),
+    ("strptime", "to_timestamp(text, '%Y-%m-%d')"),
+    ("mod", "a % b"),
+    ("sign", "signum(x)"),
+    ("if", "CASE WHEN … THEN … ELSE … END"),
+    ("iif", "CASE WHEN … THEN … ELSE … END"),
+    ("isnull", "x IS NULL"),
+    ("max_by", "last_value(a ORDER BY b)"),
+    ("min_by", "first_value(a ORDER BY b)"),
+    ("group_concat", "string_agg(text, ',')"),
+    ("regexp_extract", "regexp_match(text, pattern)[1]"),
+];
+
+/// Functions that are only known with a window.
+const WINDOWED: [&str; 9] =
+    ["rank", "dense_rank", "percent_rank", "cume_dist", "row_number", "ntile", "lag", "lead", "nth_value"];
+
+/// A function that is not there. What DataFusion proposes is the one of the most similar letters, often by chance.
+fn no_function(text: &str) -> Error {
+    let mut quoted = text.split('\'').skip(1).step_by(2);
+    let (name, similar) = (quoted.next().unwrap_or_default(), quoted.next().unwrap_or_default());
+    if WINDOWED.contains(&name) {
+        return Error::invalid(format!("{name} looks at other rows: write {name}(…) OVER (…)"));
+    }
+    let typo = name.chars().next() == similar.chars().next() && name.len().abs_diff(similar.len()) <= 1;
+    let instead = INSTEAD.iter().find(|(known, _)| *known == name).map(|(_, instead)| format!("use {instead}"));
+    let typo = typo.then(|| format!("did you mean {similar}?"));
+    let advice = instead.or(typo).unwrap_or_else(|| "SHOW FUNCTIONS lists those that there are".into());
+    Error::invalid(format!("there is no function {name}: {advice}"))
 }
 
 fn from_external(inner: &(dyn std::error::Error + Send + Sync + 'static)) -> Option<Error> {
@@ -83,6 +145,11 @@ fn from_arrow(error: &arrow::error::ArrowError) -> Error {
             from_external(inner.as_ref()).unwrap_or_else(|| Error::new(ErrorKind::InvalidInput, inner.to_string()))
         }
         ArrowError::MemoryError(text) => exhausted(text),
+        ArrowError::ParquetError(text) => Error::corrupt(format!(
+            "a Parquet file is damaged ({}): VERIFY names the cell, if a frame has it",
+            bare(text)
+        )),
+        ArrowError::CsvError(text) | ArrowError::JsonError(text) | ArrowError::ParseError(text) => Error::invalid(text),
         other => Error::new(ErrorKind::InvalidInput, other.to_string()),
     }
 }
@@ -92,23 +159,11 @@ fn from_parquet(error: &parquet::errors::ParquetError, whole: &DataFusionError) 
         if let Some(ours) = from_external(inner.as_ref()) {
             return ours;
         }
-        if inner.downcast_ref::<object_store::Error>().is_some() {
-            return Error::new(ErrorKind::Storage, inner.to_string());
+        if let Some(store) = inner.downcast_ref::<object_store::Error>() {
+            return store_error(store);
         }
     }
     Error::new(ErrorKind::Corrupt, message_of(whole))
-}
-
-fn refine_store(error: &DataFusionError, fallback: Error) -> Error {
-    let DataFusionError::ObjectStore(inner) = error else { return fallback };
-    let kind = match inner.as_ref() {
-        object_store::Error::NotFound { .. } => ErrorKind::NotFound,
-        object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. } => {
-            ErrorKind::PermissionDenied
-        }
-        _ => ErrorKind::Storage,
-    };
-    Error::new(kind, fallback.message())
 }
 
 fn io_kind(io: &std::io::Error) -> ErrorKind {
@@ -127,6 +182,17 @@ fn exhausted(text: &str) -> Error {
         ErrorKind::MemoryExceeded,
         format!("{wanted}; give the colony more memory, use fewer bees, or ask for less at a time"),
     )
+}
+
+/// A sentence that ends where it goes on with the parser's own view of the statement.
+fn without_tree(text: &str) -> String {
+    match text.find("Span(") {
+        Some(_) => {
+            let end = text.find(['{', '(']).unwrap_or(text.len());
+            format!("{}: write it in another way", text[..end].trim())
+        }
+        None => text.to_string(),
+    }
 }
 
 /// DataFusion's sentence without its prefixes and backtrace.

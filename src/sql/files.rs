@@ -1,16 +1,25 @@
 //! A file or a glob of files as a table: `SELECT … FROM 'readings/*.parquet'`.
 
+use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+
 use datafusion::catalog::{Session, TableProvider};
-use datafusion::datasource::file_format::FileFormat;
-use datafusion::datasource::file_format::csv::CsvFormat;
-use datafusion::datasource::file_format::json::JsonFormat;
-use datafusion::datasource::file_format::parquet::ParquetFormat;
+use datafusion::common::DataFusionError;
+use datafusion::datasource::file_format::csv::{CsvFormat, CsvFormatFactory};
+use datafusion::datasource::file_format::json::{JsonFormat, JsonFormatFactory};
+use datafusion::datasource::file_format::parquet::{ParquetFormat, ParquetFormatFactory};
+use datafusion::datasource::file_format::{FileFormat, FileFormatFactory};
 use datafusion::datasource::listing::{ListingOptions, ListingTable, ListingTableConfig, ListingTableUrl};
-use futures::StreamExt;
+use datafusion::datasource::provider_as_source;
+use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, cast, ident};
+use futures::{FutureExt, TryStreamExt};
+use object_store::ObjectMeta;
 use url::Url;
 
+use super::csv_sample::csv_schema;
 use crate::{Error, Result};
 
 /// Whether a table name is meant as a path: it has a slash or ends like a data file.
@@ -23,51 +32,202 @@ pub(crate) fn is_path(name: &str) -> bool {
 /// # Errors
 /// [`crate::ErrorKind::InvalidInput`] for an ending that is not known; [`crate::ErrorKind::NotFound`] without a match.
 pub(crate) async fn file_table(path: &str, state: &dyn Session) -> Result<Arc<dyn TableProvider>> {
-    let (format, ending) = format_of(path).ok_or_else(|| {
-        Error::invalid(format!(
-            "'{path}' is not a data file: its name must end in .parquet, .csv, .tsv, .json, .ndjson or .jsonl"
-        ))
-    })?;
-    let url = ListingTableUrl::parse(absolute(path)?)?;
-    let options = ListingOptions::new(format).with_file_extension(ending);
-    require_match(path, &url, ending, state).await?;
-    let schema = options.infer_schema(state, &url).await?;
+    let (format, ending) = format_of(path).ok_or_else(|| unknown(path))?;
+    listing(path, format, ending, state, |schema| schema).await
+}
+
+/// The rows of the files that `path` matches, for columns like those of `columns`: text is read as their types, or as one that
+/// loses nothing on the way to them. Options are DataFusion's, `format.delimiter` and so on. Columns of a file without a header
+/// are those of `columns`, in order.
+///
+/// # Errors
+/// As [`file_table`], and [`crate::ErrorKind::InvalidInput`] for options that there are not, and for several CSV files.
+pub(super) async fn rows_for(
+    path: &str,
+    options: &HashMap<String, String>,
+    columns: &Schema,
+    state: &dyn Session,
+) -> Result<LogicalPlan> {
+    let (mut format, ending) = format_of(path).ok_or_else(|| unknown(path))?;
+    let (kind, delimiter) = kind_of(path).ok_or_else(|| unknown(path))?;
+    if !options.is_empty() {
+        let mut options = options.clone();
+        let defaults = if kind == "json" {
+            vec![("schema_infer_max_rec", "18446744073709551615")]
+        } else if kind == "csv" {
+            vec![("has_header", "true"), ("newlines_in_values", "true"), ("delimiter", delimiter.unwrap_or(","))]
+        } else {
+            Vec::new()
+        };
+        for (key, value) in defaults {
+            options.entry(format!("format.{key}")).or_insert_with(|| value.to_string());
+        }
+        let factory: Arc<dyn FileFormatFactory> = match kind {
+            "csv" => Arc::new(CsvFormatFactory::new()),
+            "json" => Arc::new(JsonFormatFactory::new()),
+            _ => Arc::new(ParquetFormatFactory::new()),
+        };
+        format = factory.create(state, &options)?;
+    }
+    let bare = options.get("format.has_header").is_some_and(|value| value == "false");
+    let typed = |found: SchemaRef| -> SchemaRef {
+        if kind == "parquet" {
+            return found;
+        }
+        let field = |(at, field): (usize, &Arc<Field>)| {
+            let like = if bare { columns.fields().get(at) } else { columns.fields().find(field.name()).map(|f| f.1) };
+            let Some(like) = like else { return Arc::clone(field) };
+            let read = readable(kind, field.data_type(), like.data_type());
+            Arc::new(Field::new(like.name(), read, true))
+        };
+        Arc::new(Schema::new(found.fields().iter().enumerate().map(field).collect::<Vec<_>>()))
+    };
+    if kind == "csv" {
+        require_one(path, ending, state).await?;
+    }
+    let table = listing(path, format, ending, state, typed).await?;
+    let scan = LogicalPlanBuilder::scan("file", provider_as_source(table), None)?;
+    // Decimals come as texts, or with more digits: what there is no place for is rounded, as elsewhere in SQL.
+    let fitted = |field: &Arc<Field>| match columns.field_with_name(field.name()).map(Field::data_type) {
+        Ok(decimal @ DataType::Decimal128(..)) if kind != "parquet" && field.data_type() != decimal => {
+            cast(ident(field.name()), decimal.clone()).alias(field.name())
+        }
+        _ => ident(field.name()),
+    };
+    let fitted: Vec<Expr> = scan.schema().fields().iter().map(fitted).collect();
+    Ok(scan.project(fitted)?.build()?)
+}
+
+/// Says so when there are several files: columns of CSV are taken by their place, whatever the headers say.
+async fn require_one(path: &str, ending: &str, state: &dyn Session) -> Result<()> {
+    match matching(path, &url_of(path)?, ending, state).await?.len() {
+        0 | 1 => Ok(()),
+        _ => Err(Error::invalid(format!("several files match '{path}': COPY one CSV file at a time, or ingest them"))),
+    }
+}
+
+/// Digits of a number in JSON beyond those that a decimal keeps: by them it is rounded.
+const SPARE: i8 = 6;
+
+/// As what a column is read that will be `wanted`. The readers cut digits of decimals and moments off without a word, and that
+/// of JSON takes any number for a day: what is found then is left to the write, which refuses what does not fit.
+fn readable(kind: &str, found: &DataType, wanted: &DataType) -> DataType {
+    let is_time = matches!(wanted, DataType::Date32 | DataType::Timestamp(..));
+    match wanted {
+        DataType::Decimal128(..) if kind == "csv" || found.is_string() => DataType::Utf8,
+        DataType::Decimal128(_, scale) if found.is_numeric() => DataType::Decimal128(38, (*scale + SPARE).min(38)),
+        DataType::Decimal128(..) => found.clone(),
+        // Whole numbers that are too large are told, and there are no fractions among them.
+        _ if kind == "json" && found.is_integer() && wanted.is_numeric() => wanted.clone(),
+        _ if kind == "json" && found.is_floating() && wanted.is_floating() => wanted.clone(),
+        _ if kind == "json" && !(found.is_string() && is_time || found.is_null() || found.is_nested()) => found.clone(),
+        DataType::Timestamp(_, zone) => DataType::Timestamp(TimeUnit::Nanosecond, zone.clone()),
+        _ => wanted.clone(),
+    }
+}
+
+fn unknown(path: &str) -> Error {
+    Error::invalid(format!(
+        "'{path}' is not a data file: its name must end in .parquet, .csv, .tsv, .json, .ndjson or .jsonl"
+    ))
+}
+
+async fn listing(
+    path: &str,
+    format: Arc<dyn FileFormat>,
+    ending: &'static str,
+    state: &dyn Session,
+    typed: impl FnOnce(SchemaRef) -> SchemaRef,
+) -> Result<Arc<dyn TableProvider>> {
+    let url = url_of(path)?;
+    let files = matching(path, &url, ending, state).await?;
+    let store = state.runtime_env().object_store(&url)?;
+    let options = ListingOptions::new(Arc::clone(&format)).with_file_extension(ending);
+    let inferred = async {
+        let sampled = match format.downcast_ref::<CsvFormat>() {
+            Some(csv) => csv_schema(&files, csv, store.as_ref()).await?,
+            None => None,
+        };
+        match sampled {
+            Some(schema) => Ok(Arc::new(schema)),
+            None => Ok(options.infer_schema(state, &url).await?),
+        }
+    };
+    // Lengths in a damaged footer can be such that reading by them panics.
+    let inferred = AssertUnwindSafe(inferred).catch_unwind().await;
+    let inferred = inferred.unwrap_or_else(|_| Err(Error::corrupt("its footer has impossible lengths")));
+    let schema = typed(inferred.map_err(|error| error.context(path))?);
     let config = ListingTableConfig::new(url).with_listing_options(options).with_schema(schema);
     Ok(Arc::new(ListingTable::try_new(config)?))
 }
 
-/// Says so when nothing matches: an empty table would look like an answer.
-async fn require_match(path: &str, url: &ListingTableUrl, ending: &str, state: &dyn Session) -> Result<()> {
+fn url_of(path: &str) -> Result<ListingTableUrl> {
+    ListingTableUrl::parse(absolute(path)?).map_err(|error| match error {
+        DataFusionError::External(pattern) => Error::invalid(format!("'{path}' is no pattern of paths: {pattern}")),
+        other => other.into(),
+    })
+}
+
+/// The files that match; says so when there are none, or nothing is in them: an empty table would look like an answer.
+async fn matching(path: &str, url: &ListingTableUrl, ending: &str, state: &dyn Session) -> Result<Vec<ObjectMeta>> {
     let store = state.runtime_env().object_store(url)?;
-    let mut found = url.list_all_files(state, store.as_ref(), ending).await?;
-    match found.next().await.transpose()? {
-        Some(_) => Ok(()),
-        None => Err(Error::not_found(format!("no file matches '{path}'"))),
+    let found: Vec<_> = url.list_all_files(state, store.as_ref(), ending).await?.try_collect().await?;
+    if found.is_empty() {
+        let folder = if std::path::Path::new(path).is_dir() {
+            format!(": it is a folder, write '{path}/*{ending}'")
+        } else {
+            String::new()
+        };
+        return Err(Error::not_found(format!("no file matches '{path}'{folder}")));
+    }
+    if let Some(empty) = found.iter().find(|file| file.size == 0 && ending == ".parquet") {
+        return Err(Error::corrupt(format!("/{} is empty: it is no Parquet file", empty.location)));
+    }
+    match found.iter().all(|file| file.size == 0) {
+        true => Err(Error::invalid(format!("'{path}' is empty"))),
+        false => Ok(found),
     }
 }
 
 fn format_of(path: &str) -> Option<(Arc<dyn FileFormat>, &'static str)> {
     let lower = path.to_ascii_lowercase();
-    let csv = |delimiter: u8| Arc::new(CsvFormat::default().with_has_header(true).with_delimiter(delimiter)) as _;
+    let csv = |delimiter: u8| {
+        // A line may end within quotes: files are not cut there.
+        let format = CsvFormat::default().with_has_header(true).with_newlines_in_values(true);
+        Arc::new(format.with_delimiter(delimiter)) as _
+    };
+    // Columns and fractions that come late would be lost.
+    let json = || Arc::new(JsonFormat::default().with_schema_infer_max_rec(usize::MAX)) as _;
     let known: [(&'static str, Arc<dyn FileFormat>); 6] = [
         (".parquet", Arc::new(ParquetFormat::default())),
         (".csv", csv(b',')),
         (".tsv", csv(b'\t')),
-        (".ndjson", Arc::new(JsonFormat::default())),
-        (".jsonl", Arc::new(JsonFormat::default())),
-        (".json", Arc::new(JsonFormat::default())),
+        (".ndjson", json()),
+        (".jsonl", json()),
+        (".json", json()),
     ];
     known.into_iter().find(|(ending, _)| lower.ends_with(ending)).map(|(ending, format)| (format, ending))
 }
 
+/// DataFusion's name for the format of a file, and the delimiter where it is another than usual.
+pub(super) fn kind_of(path: &str) -> Option<(&'static str, Option<&'static str>)> {
+    let (_, ending) = format_of(path)?;
+    Some(match ending {
+        ".parquet" => ("parquet", None),
+        ".csv" => ("csv", None),
+        ".tsv" => ("csv", Some("\t")),
+        _ => ("json", None),
+    })
+}
+
 /// Relative paths are taken from the working folder; URLs stay as they are.
-fn absolute(path: &str) -> Result<String> {
+pub(super) fn absolute(path: &str) -> Result<String> {
     if path.contains("://") {
         let url = Url::parse(path).map_err(|e| Error::invalid(format!("'{path}' is not a URL: {e}")))?;
         return match url.scheme() {
             "file" => Ok(path.to_string()),
             other => Err(Error::unsupported(format!(
-                "files of {other}:// cannot be read in place: ingest them, or point --storage there"
+                "files of {other}:// cannot be read or written in place: use local files, or point --storage there"
             ))),
         };
     }

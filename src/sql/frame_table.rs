@@ -177,8 +177,17 @@ impl FrameTable {
             values.push(mark);
         }
         let data = &order[..order.len() - self.parts.len()];
-        let statistics = Arc::new(self.cell_statistics(index, data));
-        Ok(file.with_partition_values(values).with_statistics(statistics))
+        let statistics = self.cell_statistics(index, data);
+        let nulls: Vec<bool> = values.iter().map(ScalarValue::is_null).collect();
+        let mut file = file.with_partition_values(values).with_statistics(Arc::new(statistics));
+        // The engine counts no nulls there.
+        if let Some(statistics) = file.statistics.as_mut().map(Arc::make_mut).filter(|_| nulls.contains(&true)) {
+            for (column, _) in nulls.iter().enumerate().filter(|(_, is_null)| **is_null) {
+                statistics.column_statistics[data.len() + column] =
+                    ColumnStatistics { null_count: statistics.num_rows, ..ColumnStatistics::new_unknown() };
+            }
+        }
+        Ok(file)
     }
 
     fn partition_value(&self, column: &str, index: usize) -> Result<ScalarValue, DataFusionError> {
@@ -204,7 +213,7 @@ impl FrameTable {
 
     fn column_statistics(&self, index: usize, field: &Field, rows: &Precision<usize>) -> ColumnStatistics {
         let name = self.state.name_in_cells(field.name());
-        let is_whole = self.cells.deleted(index).is_none();
+        let is_whole = self.cells.deleted(index).is_none() && self.cells.is_tight(index);
         let bound = |which: &str| {
             let value = self.cells.statistic(which, name).filter(|array| array.is_valid(index));
             let value = value
@@ -374,7 +383,7 @@ fn is_exact(data_type: &DataType) -> bool {
 }
 
 /// Strings and binaries as views: scans then hand out slices of what they read instead of copies.
-fn view_schema(schema: &Schema) -> SchemaRef {
+pub(super) fn view_schema(schema: &Schema) -> SchemaRef {
     let fields = schema.fields().iter().map(|field| {
         let data_type = match field.data_type() {
             DataType::Utf8 => DataType::Utf8View,

@@ -27,7 +27,12 @@ const MAX_GROUPINGS: u64 = 4096;
 /// # Errors
 /// `InvalidInput` with what there is too much of; `Unsupported`.
 pub(crate) fn check_statement(statement: &DfStatement) -> Result<()> {
-    let DfStatement::Statement(statement) = statement else { return Ok(()) };
+    refused::in_statement(statement)?;
+    let statement = match statement {
+        DfStatement::Statement(statement) => statement,
+        DfStatement::Explain(explain) => return check_statement(&explain.statement),
+        _ => return Ok(()),
+    };
     match statement.visit(&mut Check) {
         ControlFlow::Break(error) => Err(error),
         ControlFlow::Continue(()) => Ok(()),
@@ -90,6 +95,8 @@ pub(crate) struct Survey {
     pub(crate) recursive: bool,
     /// Two inputs are compared row by row.
     pub(crate) join_without_keys: bool,
+    /// It reads the engine's own tables of facts.
+    pub(crate) facts: bool,
 }
 
 /// Looks a plan over before it is optimized.
@@ -104,7 +111,10 @@ pub(crate) fn survey(plan: &LogicalPlan) -> Result<Survey> {
         match node {
             LogicalPlan::Projection(projection) => columns = columns.max(projection.expr.len()),
             LogicalPlan::Window(window) => columns = columns.max(window.window_expr.len()),
-            LogicalPlan::TableScan(_) => scans += 1,
+            LogicalPlan::TableScan(scan) => {
+                scans += 1;
+                found.facts |= scan.table_name.schema() == Some("information_schema");
+            }
             LogicalPlan::RecursiveQuery(_) => found.recursive = true,
             LogicalPlan::Join(join) => found.join_without_keys |= join.on.is_empty(),
             LogicalPlan::Aggregate(aggregate) => {
@@ -167,7 +177,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_not_is_looked_over() {
-        let found = |recursive, join_without_keys| Survey { recursive, join_without_keys };
+        let found = |recursive, join_without_keys| Survey { recursive, join_without_keys, facts: false };
         for (sql, wanted) in [
             (cube(6).as_str(), found(false, false)),
             ("WITH RECURSIVE r AS (SELECT 1 AS n UNION ALL SELECT n + 1 FROM r) SELECT * FROM r", found(true, false)),

@@ -3,11 +3,13 @@
 //! | file | noun |
 //! |---|---|
 //! | `statement` | a parsed statement: DataFusion's SQL plus hives, boxes and frames |
+//! | `script` | several statements in one text |
 //! | `session` | what one user has set: current hive and box, options |
 //! | `planner` | statement → answer or physical plan |
 //! | `physical_query` | a plan that can run, and what it will cost |
 //! | `catalog` | the names that one statement mentions, as DataFusion catalogs |
 //! | `time_travel` | versions of frames within queries |
+//! | `changes` | what versions changed, as a view |
 //! | `alter` | ALTER FRAME |
 //! | `row_check` | the conditions of a frame, over rows that are written |
 //! | `row_change` | DELETE, UPDATE and MERGE as queries |
@@ -16,7 +18,7 @@
 //! | `cell_reader` | how a scan opens a cell |
 //! | `deleted` | cells some of whose rows do not count |
 //! | `pruning` | which cells a filter can leave out |
-//! | `files` | a file or a glob of files as a table |
+//! | `files`, `csv_sample`, `copy` | a file or a glob of files as a table; COPY |
 //! | `distribution` | how a plan is split over bees |
 //! | `shared_scan` | a scan that the bees of one colony share out while it runs |
 //! | `chains` | how long chains of operators may be |
@@ -24,11 +26,14 @@
 //! | `refused` | what the engine would answer otherwise than SQL does |
 //! | `one_value` | queries that stand for one value |
 //! | `same_names` | columns that would have the same name |
+//! | `spelling` | what the parser takes otherwise than it is meant |
+//! | `rewrites` | expressions that the engine takes otherwise than SQL does |
 //! | `bounded` | functions that must not grow without end |
 //! | `codec` | how our own steps of a plan travel |
 //! | `pieces` | a join's input in small pieces |
 //! | `stop_points` | where a plan lets go of its thread |
-//! | `world` | what `system.nodes` and its like show |
+//! | `world`, `system_table` | the tables of the box `system` |
+//! | `verify` | whether what the ledger says of cells is so |
 //! | `answer` | small result tables of DDL, SHOW and DESCRIBE |
 
 mod alter;
@@ -37,7 +42,10 @@ pub mod bounded;
 mod catalog;
 pub mod cell_reader;
 mod chains;
+mod changes;
 pub mod codec;
+mod copy;
+mod csv_sample;
 mod deleted;
 pub mod distribution;
 mod error;
@@ -50,25 +58,33 @@ mod pieces;
 mod planner;
 mod pruning;
 mod refused;
+pub mod rewrites;
 mod ripening;
 pub(crate) mod row_change;
 pub mod row_check;
 mod same_names;
+mod script;
 mod session;
 pub mod shared_scan;
+mod spelling;
 pub(crate) mod statement;
 mod stop_points;
+mod system_table;
 mod time_travel;
+mod verify;
 mod world;
 
-pub use answer::{Facts, altered, changed, written};
+pub use answer::{Facts, altered, changed, verified, written};
 pub use catalog::Target;
+pub use copy::Output;
 pub use distribution::Split;
 pub use frame_table::{ScanNote, ScanNotes};
 pub use physical_query::PhysicalQuery;
 pub use planner::{Ask, Params, Planned, Planner, Spread};
 pub use ripening::Ripening;
 pub use row_change::RowChange;
+pub use script::{is_blank, split_statements};
 pub use session::{Backpressure, Distribute, SqlSession};
 pub use statement::check_expression;
+pub use verify::Inspection;
 pub use world::World;

@@ -132,6 +132,7 @@ fn short_bytes(plan: &Arc<dyn ExecutionPlan>) -> Option<u64> {
         | "CrossJoinExec"
         | "UnnestExec"
         | "RecursiveQueryExec"
+        | "DataSinkExec"
         | "WindowAggExec"
         | "BoundedWindowAggExec" => None,
         _ if children.is_empty() => None,

@@ -12,9 +12,10 @@ use datafusion::common::TableReference;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{ParamValues, ScalarValue};
 use datafusion::datasource::{provider_as_source, source_as_provider};
+use datafusion::execution::registry::FunctionRegistry;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::execution::{SessionState, SessionStateBuilder};
-use datafusion::logical_expr::dml::InsertOp;
+use datafusion::logical_expr::dml::{CopyTo, InsertOp};
 use datafusion::logical_expr::{
     CreateMemoryTable, DdlStatement, DmlStatement, Explain, LogicalPlan, LogicalPlanBuilder, ScalarUDF,
     Statement as PlanStatement, WriteOp,
@@ -24,21 +25,25 @@ use datafusion::sql::parser::Statement as DfStatement;
 use datafusion::sql::sqlparser::ast::Statement as Ast;
 use datafusion_distributed::{DistributedExec, DistributedExt, display_plan_ascii};
 
-use super::alter::{columns_of, refuse_unkept_options, require_column, require_unchecked};
+use super::alter::{columns_of, refuse_unkept_options, require_column, require_unchecked, type_of};
 use super::answer;
 use super::catalog::{Target, catalogs, frame_behind, frame_of, frame_table};
+use super::copy::{Output, aim, sink};
 use super::distribution::{Split, SwarmBees, apply_options, distributed, session_config};
+use super::files::rows_for;
 use super::frame_table::ScanNotes;
 use super::limits::{check_statement, survey};
 use super::one_value::{one_value, with_one_value};
 use super::physical_query::PhysicalQuery;
+use super::refused;
+use super::rewrites::AsSql;
 use super::row_change::RowChange;
 use super::row_check::RowCheck;
 use super::session::SqlSession;
 use super::shared_scan::SharedScans;
 use super::statement::{Altering, Kind, Statement, parse};
 use super::stop_points::StopPoints;
-use super::time_travel::split;
+use super::time_travel::{Sight, split};
 use super::world::World;
 use crate::storage::vacuum::RETENTION;
 use crate::storage::{Alteration, AsOf, BoxName, FrameRef, FrameState, HiveName, Meadow, WriteMode};
@@ -96,6 +101,13 @@ pub enum Planned {
     Answer(RecordBatch),
     /// Rows to be computed.
     Rows(PhysicalQuery),
+    /// Rows to be written into files.
+    Copy {
+        /// Writes them, and gives their number.
+        query: PhysicalQuery,
+        /// Where they go.
+        output: Output,
+    },
     /// Rows to be written into a frame that exists.
     Insert {
         /// The frame as it was when the statement was planned.
@@ -130,6 +142,11 @@ pub enum Planned {
         /// What is to be changed.
         alteration: Alteration,
     },
+    /// A frame's cells to be compared with what its ledger says of them.
+    Verify {
+        /// The frame.
+        frame: FrameRef,
+    },
     /// A frame's cells to be written anew with the same rows.
     Optimize {
         /// The frame.
@@ -148,6 +165,8 @@ impl Planned {
             Self::Change { .. }
             | Self::Alter { .. }
             | Self::Optimize { .. }
+            | Self::Verify { .. }
+            | Self::Copy { .. }
             | Self::Insert { .. }
             | Self::CreateAs { .. } => false,
         }
@@ -155,14 +174,21 @@ impl Planned {
 
     /// Whether it is to change a frame.
     pub fn writes(&self) -> bool {
-        !matches!(self, Self::Answer(_) | Self::Rows(_))
+        !matches!(self, Self::Answer(_) | Self::Rows(_) | Self::Verify { .. } | Self::Copy { .. })
     }
 
     /// What is to be computed.
     pub fn query(&self) -> Option<&PhysicalQuery> {
         match self {
-            Self::Answer(_) | Self::Change { .. } | Self::Alter { .. } | Self::Optimize { .. } => None,
-            Self::Rows(query) | Self::Insert { query, .. } | Self::CreateAs { query, .. } => Some(query),
+            Self::Answer(_)
+            | Self::Change { .. }
+            | Self::Alter { .. }
+            | Self::Optimize { .. }
+            | Self::Verify { .. } => None,
+            Self::Rows(query)
+            | Self::Copy { query, .. }
+            | Self::Insert { query, .. }
+            | Self::CreateAs { query, .. } => Some(query),
         }
     }
 }
@@ -188,7 +214,8 @@ impl Planner {
             .with_physical_optimizer_rule(Arc::new(StopPoints));
         builder.scalar_functions().get_or_insert_default().extend(functions);
         builder.aggregate_functions().get_or_insert_default().push(one_value());
-        let base = builder.build();
+        let mut base = builder.build();
+        base.register_function_rewrite(Arc::new(AsSql))?;
         Ok(Self { meadow, split, base, world })
     }
 
@@ -206,6 +233,10 @@ impl Planner {
             },
             Statement::Optimize { name, cluster_by } => {
                 Ok(Planned::Optimize { frame: frame_name(&name, ask.session)?, cluster_by })
+            }
+            Statement::Verify { name } => Ok(Planned::Verify { frame: frame_name(&name, ask.session)? }),
+            Statement::CopyFrom { name, path, options } => {
+                self.copy_from(&frame_name(&name, ask.session)?, &path, &options, ask).await
             }
             Statement::CreateFrame { statement, partition_by } => {
                 self.create_frame(*statement, partition_by, ask).await
@@ -256,7 +287,25 @@ impl Planner {
         draft.physical(&plan, false).await
     }
 
-    async fn plan_query(&self, statement: DfStatement, ask: &Ask<'_>) -> Result<Planned> {
+    async fn copy_from(
+        &self,
+        frame: &FrameRef,
+        path: &str,
+        options: &HashMap<String, String>,
+        ask: &Ask<'_>,
+    ) -> Result<Planned> {
+        self.meadow.require_writable()?;
+        let into = self.meadow.state(frame, AsOf::Latest).await?;
+        let draft = Draft { state: self.state(ask)?, notes: Arc::default(), swarm: false };
+        let rows = rows_for(path, options, &into.schema, &draft.state).await?;
+        let query = draft.physical(&rows, false).await?;
+        Ok(Planned::Insert { into, mode: WriteMode::Append, query })
+    }
+
+    async fn plan_query(&self, mut statement: DfStatement, ask: &Ask<'_>) -> Result<Planned> {
+        if let DfStatement::CopyTo(copy) = &mut statement {
+            aim(copy, folder_of(&self.meadow.backend().location()).as_deref())?;
+        }
         let (draft, plan) = self.logical(statement, ask, None).await?;
         match plan {
             LogicalPlan::Statement(PlanStatement::SetVariable(set)) => {
@@ -267,11 +316,15 @@ impl Planner {
                 answer::done(format!("{} is {}", set.variable, set.value)).map(Planned::Answer)
             }
             LogicalPlan::Dml(dml) => draft.insert(dml).await,
+            LogicalPlan::Copy(copy) => draft.copy(&copy).await,
             LogicalPlan::Explain(explain) => draft.explained(explain).await.map(Planned::Answer),
-            LogicalPlan::Ddl(_) | LogicalPlan::Copy(_) | LogicalPlan::Statement(_) => Err(Error::unsupported(format!(
-                "{} is no statement of this version: use CREATE, ALTER and DROP FRAME, INSERT, DELETE, UPDATE, MERGE, SELECT, SHOW, DESCRIBE, USE, SET or EXPLAIN",
-                plan.display()
+            LogicalPlan::Ddl(_) | LogicalPlan::Statement(_) => Err(Error::unsupported(format!(
+                "{} is no statement of this version: use CREATE, ALTER and DROP FRAME, INSERT, COPY, DELETE, UPDATE, MERGE, SELECT, SHOW, DESCRIBE, USE, SET or EXPLAIN",
+                plan.display().to_string().split(':').next().unwrap_or_default()
             ))),
+            LogicalPlan::Analyze(analyze) if matches!(analyze.input.as_ref(), LogicalPlan::Copy(_)) => {
+                Err(Error::unsupported("EXPLAIN ANALYZE does not carry out COPY: analyze its query"))
+            }
             plan => {
                 let analyze = matches!(plan, LogicalPlan::Analyze(_));
                 draft.physical(&plan, analyze).await.map(Planned::Rows)
@@ -311,12 +364,16 @@ impl Planner {
             Altering::AddColumns { columns, if_not_exists } => {
                 Alteration::AddColumns { columns: columns_of(&state, &columns).await?, if_not_exists }
             }
+            Altering::SetType { column: name, data_type } => {
+                require_column(&seen, &name)?;
+                Alteration::SetType { name, data_type: type_of(&state, data_type).await? }
+            }
             Altering::Other(alteration) => alteration,
         };
+        if let Some(name) = alteration.unchecked() {
+            require_unchecked(&state, &seen, name)?;
+        }
         match &alteration {
-            Alteration::RenameColumn { from: name, .. } | Alteration::DropColumn { name, .. } => {
-                require_unchecked(&state, &seen, name)?;
-            }
             Alteration::SetNotNull(name) | Alteration::DropNotNull(name) => require_column(&seen, name)?,
             Alteration::AddCheck(check) => drop(RowCheck::new(&state, check, &seen.schema)?),
             _ => {}
@@ -345,6 +402,7 @@ impl Planner {
         let (mut state, notes) = (self.state(ask)?, Arc::new(ScanNotes::default()));
         check_statement(&statement)?;
         let mut references = state.resolve_table_references(&statement)?;
+        refused::in_references(&references)?;
         if let Some(target) = created_name(&statement) {
             references.retain(|r| r.to_string() != target);
         }
@@ -354,11 +412,19 @@ impl Planner {
         let catalogs = catalogs(&self.meadow, ask.session, &references, &state, &notes, world, target).await?;
         state.register_catalog_list(catalogs);
         let plan = state.statement_to_plan(statement).await?;
+        // Of a statement that changes rows, each query has a part of the parameters.
+        if target.is_none() {
+            require_wanted(&plan, ask.params)?;
+        }
         let plan = match ask.params {
             Params::None => plan,
-            Params::Positional(values) => plan.with_param_values(ParamValues::from(values.clone()))?,
+            Params::Positional(values) => {
+                let values: Vec<ScalarValue> = values.iter().cloned().map(with_one_nan).collect();
+                plan.with_param_values(ParamValues::from(values))?
+            }
             Params::Named(values) => {
-                let pairs: Vec<(String, ScalarValue)> = values.clone().into_iter().collect();
+                let named = values.iter().map(|(name, value)| (name.clone(), with_one_nan(value.clone())));
+                let pairs: Vec<(String, ScalarValue)> = named.collect();
                 plan.with_param_values(ParamValues::from(pairs))?
             }
         };
@@ -367,8 +433,8 @@ impl Planner {
         let found = survey(&plan)?;
         let plan = with_one_value(plan)?;
         // A recursive term runs again and again, and so does one input of such a join when the other does not fit; tasks
-        // run once.
-        let state = match found.recursive || ask.lean && found.join_without_keys {
+        // run once. The engine's tables of facts are not sent.
+        let state = match found.recursive || found.facts || ask.lean && found.join_without_keys {
             true => begun(self.undivided(ask)?.build(), ask.now),
             false => state,
         };
@@ -421,10 +487,17 @@ impl Planner {
             }
             Statement::Restore { name, to } => {
                 let frame = frame_name(&name, session)?;
-                self.meadow.require_writable()?;
-                // Forgets what is remembered of another frame of that name.
-                self.meadow.state(&frame, AsOf::Latest).await?;
-                answer::restored(&frame, &self.meadow.ledger().restore(&frame, to).await?)
+                answer::restored(&frame, &self.meadow.restore(&frame, to).await?)
+            }
+            Statement::Attach { name } => {
+                let frame = frame_name(&name, session)?;
+                let version = self.meadow.attach(&frame).await?;
+                answer::done(format!("{frame} is attached, at version {version}"))
+            }
+            Statement::Detach { name } => {
+                let frame = frame_name(&name, session)?;
+                let location = self.meadow.detach(&frame).await?;
+                answer::done(format!("{frame} is detached; its table stays in {location}"))
             }
             Statement::Housekeeping { name, on } => {
                 let frame = frame_name(&name, session)?;
@@ -433,7 +506,7 @@ impl Planner {
             }
             Statement::Vacuum { name, retain, force, dry_run } => {
                 let frame = frame_name(&name, session)?;
-                let (cells, log) = self.meadow.state(&frame, AsOf::Latest).await?.retention();
+                let (cells, log) = self.meadow.state(&frame, AsOf::Latest).await?.retention()?;
                 let retain = retention(retain, dry_run || force)?.unwrap_or(cells);
                 let mut leftovers = self.meadow.vacuum(&frame, retain, dry_run).await?;
                 if let Some(log) = log {
@@ -444,6 +517,8 @@ impl Planner {
             Statement::CreateFrame { .. }
             | Statement::Alter { .. }
             | Statement::Optimize { .. }
+            | Statement::CopyFrom { .. }
+            | Statement::Verify { .. }
             | Statement::Other(_) => Err(Error::internal("a query was carried out as DDL")),
         }
     }
@@ -536,7 +611,7 @@ impl Draft {
         let table = source_as_provider(&dml.target)?;
         let into = frame_behind(&table).map(|frame| Arc::clone(frame.state()));
         let into = into.ok_or_else(|| Error::invalid("INSERT INTO takes a frame, not a file"))?;
-        if split(dml.table_name.table()).1 != AsOf::Latest {
+        if split(dml.table_name.table()).1 != Sight::LATEST {
             return Err(Error::invalid(
                 "versions do not change: INSERT INTO takes the frame itself, RESTORE goes back",
             ));
@@ -545,10 +620,19 @@ impl Draft {
         Ok(Planned::Insert { into, mode, query })
     }
 
+    /// Rows into files; the statement gives their number.
+    async fn copy(&self, copy: &CopyTo) -> Result<Planned> {
+        let mut query = self.physical(&copy.input, false).await?;
+        let (plan, output) = sink(copy, query.plan, &self.state).await?;
+        query.plan = plan;
+        Ok(Planned::Copy { query, output })
+    }
+
     async fn explained(&self, explain: Explain) -> Result<RecordBatch> {
         let logical = self.state.optimize(&explain.plan)?;
         let inner = match explain.plan.as_ref() {
             LogicalPlan::Dml(dml) => Arc::clone(&dml.input),
+            LogicalPlan::Copy(copy) => Arc::clone(&copy.input),
             _ => Arc::clone(&explain.plan),
         };
         let query = self.physical(&inner, false).await?;
@@ -586,6 +670,32 @@ fn refuse_unkept(create: &CreateMemoryTable) -> Result<()> {
     Ok(())
 }
 
+/// NaN with a sign would sort below all numbers, and frames hold none: the one that they hold is meant.
+fn with_one_nan(value: ScalarValue) -> ScalarValue {
+    match value {
+        ScalarValue::Float64(Some(x)) if x.is_nan() => ScalarValue::Float64(Some(f64::NAN)),
+        ScalarValue::Float32(Some(x)) if x.is_nan() => ScalarValue::Float32(Some(f32::NAN)),
+        value => value,
+    }
+}
+
+/// Says so when values are given that the statement has no place for: a name may be mistyped.
+fn require_wanted(plan: &LogicalPlan, params: &Params) -> Result<()> {
+    let given: Vec<String> = match params {
+        Params::None => return Ok(()),
+        Params::Positional(values) => (1..=values.len()).map(|number| format!("${number}")).collect(),
+        Params::Named(values) => values.keys().map(|name| format!("${name}")).collect(),
+    };
+    let wanted = plan.get_parameter_names()?;
+    let Some(unwanted) = given.iter().filter(|name| !wanted.contains(*name)).min() else { return Ok(()) };
+    let mut wanted: Vec<_> = wanted.iter().map(String::as_str).collect();
+    wanted.sort_unstable();
+    let there = if wanted.is_empty() { "none".to_string() } else { wanted.join(", ") };
+    Err(Error::invalid(format!(
+        "there is a value for {unwanted}, and the statement has {there}: leave it out, or correct its name"
+    )))
+}
+
 /// Whether it gives the same rows again.
 fn is_stable(plan: &LogicalPlan) -> Result<bool> {
     let mut found = false;
@@ -616,6 +726,11 @@ fn check_option(base: &SessionState, key: &str, value: &str) -> Result<()> {
     Ok(())
 }
 
+/// The folder of a meadow on this machine.
+fn folder_of(location: &str) -> Option<std::path::PathBuf> {
+    url::Url::parse(location).ok()?.to_file_path().ok()
+}
+
 fn projection(table: &Arc<dyn TableProvider>, frame: &FrameRef, names: &[String]) -> Result<Vec<usize>> {
     let schema = table.schema();
     let index = |name: &String| {
@@ -643,7 +758,7 @@ fn box_names(name: &[String], session: &SqlSession) -> Result<(HiveName, BoxName
 }
 
 fn frame_name(name: &[String], session: &SqlSession) -> Result<FrameRef> {
-    match name.last().is_some_and(|frame| split(frame).1 != AsOf::Latest) {
+    match name.last().is_some_and(|frame| split(frame).1 != Sight::LATEST) {
         true => Err(Error::invalid("versions do not change: name the frame itself, or go back with RESTORE")),
         false => session.frame_ref(&name.join(".")),
     }

@@ -1,13 +1,75 @@
-//! What the engine would leave out without a word, or answer otherwise than SQL does: an error is better than that.
+//! What the engine would leave out without a word, answer otherwise than SQL does, or refuse with words of its own: an error
+//! that says what to do is better than that.
 
 use std::ops::ControlFlow;
 
+use datafusion::common::TableReference;
+use datafusion::sql::parser::Statement as DfStatement;
 use datafusion::sql::sqlparser::ast::{
-    Expr, JoinConstraint, JoinOperator, Query, SetExpr, SetOperator, SetQuantifier, TableFactor, TableWithJoins,
-    WindowType,
+    Expr, JoinConstraint, JoinOperator, Query, Set, SetExpr, SetOperator, SetQuantifier, Statement, TableFactor,
+    TableWithJoins, WindowType,
 };
 
-use crate::Error;
+use crate::{Error, Result};
+
+/// Functions by which other engines read files.
+const READERS: [&str; 7] =
+    ["read_csv", "read_csv_auto", "read_parquet", "parquet_scan", "read_json", "read_json_auto", "read_ndjson"];
+
+/// Looks at a statement, but not at the queries within it.
+///
+/// # Errors
+/// [`crate::ErrorKind::Unsupported`] with what can be used instead.
+pub(super) fn in_statement(statement: &DfStatement) -> Result<()> {
+    let not = |what: &str, instead: &str| Err(Error::unsupported(format!("{what} is not available: {instead}")));
+    let statement = match statement {
+        DfStatement::Statement(statement) => statement.as_ref(),
+        DfStatement::CreateExternalTable(_) => {
+            return not(
+                "CREATE EXTERNAL TABLE",
+                "read files by name, FROM 'x.parquet', or CREATE FRAME … AS SELECT … FROM them",
+            );
+        }
+        _ => return Ok(()),
+    };
+    match statement {
+        Statement::CreateView(_) => not("CREATE VIEW", "use WITH, or CREATE FRAME … AS"),
+        Statement::CreateTable(table) if table.or_replace => {
+            not("CREATE OR REPLACE", "use INSERT OVERWRITE, or DROP FRAME IF EXISTS before")
+        }
+        Statement::CreateTable(table) if table.temporary => {
+            not("a temporary table", "use WITH, or a frame that is dropped")
+        }
+        Statement::CreateIndex(_) => {
+            not("CREATE INDEX", "OPTIMIZE … CLUSTER BY puts rows together that are asked for together")
+        }
+        Statement::CreateSequence { .. } => not("CREATE SEQUENCE", "number rows with row_number(), or with uuid()"),
+        Statement::Truncate(_) => not("TRUNCATE", "use DELETE FROM without WHERE"),
+        Statement::StartTransaction { .. } | Statement::Commit { .. } | Statement::Rollback { .. } => {
+            not("a transaction of several statements", "each statement is one; RESTORE goes back to an earlier version")
+        }
+        Statement::Prepare { .. } | Statement::Execute { .. } | Statement::Deallocate { .. } => {
+            not("a prepared statement", "send it with parameters, like $1 or $name")
+        }
+        Statement::Comment { .. } => not("COMMENT", "keep words about columns in a frame"),
+        Statement::Set(Set::SetTimeZone { .. }) => not("SET TIME ZONE", "moments are UTC: use AT TIME ZONE"),
+        _ => Ok(()),
+    }
+}
+
+/// Looks at the names that a statement reads.
+///
+/// # Errors
+/// [`crate::ErrorKind::Unsupported`] for functions of other engines that read files.
+pub(super) fn in_references(references: &[TableReference]) -> Result<()> {
+    match references.iter().find(|r| r.schema().is_none() && READERS.contains(&r.table())) {
+        Some(reader) => Err(Error::unsupported(format!(
+            "there is no function {}: a file is read by its name, like FROM 'readings/*.csv'",
+            reader.table()
+        ))),
+        None => Ok(()),
+    }
+}
 
 /// Looks at a query, but not at those within it.
 pub(super) fn in_query(query: &Query) -> ControlFlow<Error> {
@@ -42,6 +104,9 @@ fn in_joins(table: &TableWithJoins) -> ControlFlow<Error> {
         JoinOperator::FullOuter(by) | JoinOperator::Right(by) | JoinOperator::RightOuter(by) => is_merged(by),
         _ => false,
     });
+    if table.joins.iter().any(|join| matches!(join.join_operator, JoinOperator::Semi(_) | JoinOperator::Anti(_))) {
+        return refused("SEMI JOIN or ANTI JOIN", "write LEFT SEMI JOIN or LEFT ANTI JOIN");
+    }
     match outer {
         // The merged column would be null for rows of the right side alone.
         true => refused("USING or NATURAL of a RIGHT or FULL JOIN", "use ON, and coalesce() of both columns"),
@@ -52,6 +117,8 @@ fn in_joins(table: &TableWithJoins) -> ControlFlow<Error> {
 /// Looks at one source of a query.
 pub(super) fn in_source(source: &TableFactor) -> ControlFlow<Error> {
     match source {
+        TableFactor::Pivot { .. } => refused("PIVOT", "use sum(x) FILTER (WHERE …) once for each column, and GROUP BY"),
+        TableFactor::Unpivot { .. } => refused("UNPIVOT", "use UNION ALL of one SELECT for each column"),
         TableFactor::Table { sample: Some(_), .. } => refused("TABLESAMPLE", "filter with random() < 0.1"),
         _ => ControlFlow::Continue(()),
     }
@@ -60,6 +127,7 @@ pub(super) fn in_source(source: &TableFactor) -> ControlFlow<Error> {
 /// Looks at an expression, but not at those within it.
 pub(super) fn in_expression(expression: &Expr) -> ControlFlow<Error> {
     match expression {
+        Expr::Collate { .. } => refused("COLLATE", "compare lower(x)"),
         // It would be taken for a regular expression that may match anywhere.
         Expr::SimilarTo { .. } => refused("SIMILAR TO", "use LIKE, or ~ with a regular expression"),
         Expr::Function(function) => match &function.over {

@@ -10,8 +10,14 @@ use datafusion::common::DFSchema;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::Expr;
-use datafusion::physical_expr::PhysicalExpr;
+use datafusion::logical_expr::expr_rewriter::FunctionRewrite;
+use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
+use datafusion::logical_expr::simplify::SimplifyContext;
+use datafusion::optimizer::simplify_expressions::ExprSimplifier;
+use datafusion::physical_expr::{PhysicalExpr, create_physical_expr};
 
+use super::rewrites::AsSql;
+use super::spelling::right_expression;
 use super::statement::check_expression;
 use crate::storage::Check;
 use crate::{Error, Result};
@@ -26,6 +32,25 @@ pub struct RowCheck {
     condition: Arc<dyn PhysicalExpr>,
 }
 
+/// A condition as rows are checked by it; it means what it means in a query. The session's own way puts expressions right only
+/// after their types were brought together.
+fn physical(
+    state: &SessionState,
+    condition: Expr,
+    columns: &DFSchema,
+) -> datafusion::common::Result<Arc<dyn PhysicalExpr>> {
+    let options = state.config_options();
+    let condition = condition.transform_up(|expr| AsSql.rewrite(expr, columns, options))?.data;
+    let context = SimplifyContext::builder()
+        .with_schema(Arc::new(columns.clone()))
+        .with_config_options(Arc::clone(options))
+        .with_query_execution_start_time(state.execution_props().query_execution_start_time)
+        .build();
+    let simplifier = ExprSimplifier::new(context);
+    let condition = simplifier.simplify(simplifier.coerce(condition, columns)?)?;
+    create_physical_expr(&condition, columns, state.execution_props(), &PhysicalPlanningContext::default())
+}
+
 impl RowCheck {
     /// Makes a condition ready for batches of `schema`.
     ///
@@ -38,14 +63,14 @@ impl RowCheck {
         // It may come from a ledger that another engine wrote.
         check_expression(&check.condition)?;
         let columns = DFSchema::try_from(Arc::clone(schema))?;
-        let condition = match state.create_logical_expr(&check.condition, &columns) {
+        let condition = match state.create_logical_expr(&right_expression(&check.condition)?, &columns) {
             Ok(condition) => condition,
             Err(error) => return unusable(Error::from(error).message().to_string()),
         };
         if looks_beyond_the_row(&condition)? {
             return unusable("it may only use the columns of one row, and functions that always give the same".into());
         }
-        let condition = match state.create_physical_expr(condition, &columns) {
+        let condition = match physical(state, condition, &columns) {
             Ok(condition) => condition,
             Err(error) => return unusable(Error::from(error).message().to_string()),
         };

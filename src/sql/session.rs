@@ -1,6 +1,7 @@
 //! What one user has set: the current hive and box, and options.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::str::FromStr;
 use std::sync::Mutex;
 
@@ -23,6 +24,16 @@ pub enum Distribute {
     Always,
     /// On this node alone.
     Never,
+}
+
+impl fmt::Display for Distribute {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Always => "always",
+            Self::Never => "never",
+        })
+    }
 }
 
 impl FromStr for Distribute {
@@ -49,6 +60,16 @@ pub enum Backpressure {
     Error,
     /// It goes on.
     Ignore,
+}
+
+impl fmt::Display for Backpressure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Block => "block",
+            Self::Error => "error",
+            Self::Ignore => "ignore",
+        })
+    }
 }
 
 impl FromStr for Backpressure {
@@ -146,6 +167,22 @@ impl SqlSession {
     /// What `SET max_requests` and `SET max_bytes` said.
     pub fn limits(&self) -> Limits {
         self.with(|s| s.limits)
+    }
+
+    /// All that `SET` said: names and values.
+    pub fn settings(&self) -> Vec<(String, String)> {
+        let state = self.with(|s| s.clone());
+        let limit = |limit: Option<u64>| limit.map(|limit| limit.to_string());
+        let own = [
+            ("distribute", state.distribute.map(|d| d.to_string())),
+            ("backpressure", state.backpressure.map(|b| b.to_string())),
+            ("max_requests", limit(state.limits.requests)),
+            ("max_bytes", limit(state.limits.bytes)),
+            ("hive", Some(state.hive.to_string())),
+            ("box", Some(state.box_.to_string())),
+        ];
+        let own = own.into_iter().filter_map(|(name, value)| Some((name.to_string(), value?)));
+        own.chain(state.options).collect()
     }
 
     /// Sets one of the session's own settings; `false` when `key` is none of them.

@@ -4,23 +4,26 @@
 //! the word FRAME becomes TABLE where a statement begins with CREATE, and `PARTITIONED BY (…)` is taken out, because
 //! DataFusion's grammar knows neither; everything else is DataFusion's own parser.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use datafusion::sql::parser::{DFParserBuilder, ParserInput, Statement as DfStatement};
-use datafusion::sql::sqlparser::ast::{ColumnDef, ObjectName, ObjectNamePart};
+use datafusion::sql::sqlparser::ast::{ColumnDef, DataType, ObjectName, ObjectNamePart};
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer};
 
 use super::alter::alter;
 use super::chains::check_chains;
+use super::copy::copy_from;
 use super::same_names::tell_apart;
+use super::spelling::put_right;
 use super::time_travel::{moment, name_versions, take_versions};
 use crate::storage::{Alteration, AsOf};
 use crate::{Error, Result};
 
 /// Depth of nested expressions that the parser takes: deeper ones could exhaust a thread's stack.
-const RECURSION_LIMIT: usize = 64;
+pub(super) const RECURSION_LIMIT: usize = 64;
 
 /// What a user asked for.
 #[derive(Debug)]
@@ -70,6 +73,24 @@ pub(crate) enum Statement {
         name: Vec<String>,
         cluster_by: Vec<String>,
     },
+    /// Rows of files into a frame.
+    CopyFrom {
+        name: Vec<String>,
+        path: String,
+        options: HashMap<String, String>,
+    },
+    /// A Delta table in the frame's folder becomes a frame.
+    Attach {
+        name: Vec<String>,
+    },
+    /// A frame's folder becomes a Delta table of nobody's.
+    Detach {
+        name: Vec<String>,
+    },
+    /// Whether the files are those that the ledger says.
+    Verify {
+        name: Vec<String>,
+    },
     /// Whether nodes keep the frame's house by themselves.
     Housekeeping {
         name: Vec<String>,
@@ -90,6 +111,10 @@ pub(crate) enum Altering {
     AddColumns {
         columns: Vec<ColumnDef>,
         if_not_exists: bool,
+    },
+    SetType {
+        column: String,
+        data_type: DataType,
     },
     /// What needs no types.
     Other(Alteration),
@@ -129,6 +154,13 @@ pub(crate) fn parse(sql: &str) -> Result<Statement> {
         ("OPTIMIZE", kind) => optimize(&mut parser, kind).map_err(syntax),
         ("ALTER", Some(Kind::Frame)) => alter(&mut parser, sql),
         ("VACUUM", kind) => vacuum(&mut parser, kind).map_err(syntax),
+        ("ATTACH", Some(Kind::Frame)) => Ok(Statement::Attach { name: only_name(&mut parser, 2).map_err(syntax)? }),
+        ("DETACH", Some(Kind::Frame)) => Ok(Statement::Detach { name: only_name(&mut parser, 2).map_err(syntax)? }),
+        ("VERIFY", kind) => {
+            let words = if kind == Some(Kind::Frame) { 2 } else { 1 };
+            Ok(Statement::Verify { name: only_name(&mut parser, words).map_err(syntax)? })
+        }
+        ("COPY", _) => copy_from(&mut parser).map_err(syntax)?.map_or_else(|| other(tokens), Ok),
         _ => other(tokens),
     }
 }
@@ -279,6 +311,14 @@ fn vacuum(parser: &mut Parser<'_>, kind: Option<Kind>) -> Result<Statement, Pars
     Ok(Statement::Vacuum { name, retain, force, dry_run })
 }
 
+/// The name behind the first `words` words, which is all that follows.
+fn only_name(parser: &mut Parser<'_>, words: usize) -> Result<Vec<String>, ParserError> {
+    skip(parser, words);
+    let name = names(parser.parse_object_name(false)?);
+    end(parser)?;
+    Ok(name)
+}
+
 fn create_frame(mut tokens: Vec<TokenWithSpan>) -> Result<Statement> {
     let partition_by = take_partitioned_by(&mut tokens)?;
     if let Some(frame) = tokens.iter_mut().find(|t| word_of(&t.token).as_deref() == Some("FRAME")) {
@@ -305,6 +345,7 @@ fn df_statement(mut tokens: Vec<TokenWithSpan>) -> Result<DfStatement> {
     match (statements.pop_front(), statements.len()) {
         (Some(mut statement), 0) => {
             name_versions(&mut statement);
+            put_right(&mut statement);
             tell_apart(&mut statement);
             Ok(statement)
         }

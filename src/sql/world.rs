@@ -24,6 +24,9 @@ pub trait World: Debug + Send + Sync {
     /// What the storage says.
     async fn rows(&self, name: &str) -> Result<Option<RecordBatch>>;
 
+    /// What the node was started with: names and values.
+    fn settings(&self) -> Vec<(&'static str, String)>;
+
     /// Rows of a frame that were appended here and are not committed, as far as is known.
     fn ripening(&self, frame: &FrameRef) -> Vec<Ripening>;
 }

@@ -1,19 +1,22 @@
 //! Changes of a frame's columns and conditions: one commit of metadata, no cell is written.
 //!
 //! Columns are renamed and dropped by Delta's column mapping: cells go on calling them what they called them when they
-//! were written. A frame's first such change asks its readers for that feature. Conditions (CHECK) are settings of the
-//! table that this engine keeps and others do not know: Delta's own would bar delta_kernel, and so us, from writing.
+//! were written. Types are widened by Delta's type widening: cells keep the narrower values. A frame's first such change
+//! asks its readers for that feature. Conditions (CHECK) are settings of the table that this engine keeps and others do not
+//! know: Delta's own would bar delta_kernel, and so us, from writing.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
-use arrow::datatypes::Field;
+use arrow::datatypes::{DataType, Field};
 use delta_kernel::actions::{Metadata, Protocol};
 use delta_kernel::engine::arrow_conversion::TryIntoKernel;
-use delta_kernel::schema::StructField;
+use delta_kernel::schema::{DataType as KernelType, MetadataValue, PrimitiveType, StructField, StructType};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::ledger::{FrameState, Ledger};
+use super::frame_state::{FrameState, physical_name};
+use super::ledger::Ledger;
 use super::log_entry::{LogEntry, check_table};
 use super::names::FrameRef;
 use super::schema::check_column_name;
@@ -23,6 +26,9 @@ use crate::{Error, Result};
 pub(super) const CHECK: &str = "apiary.check.";
 const MODE: &str = "delta.columnMapping.mode";
 const MAX_ID: &str = "delta.columnMapping.maxColumnId";
+const WIDENS: &str = "delta.enableTypeWidening";
+/// The types that a column had before, with those that came after them.
+const TYPE_CHANGES: &str = "delta.typeChanges";
 /// A column's number.
 pub(super) const COLUMN_ID: &str = "delta.columnMapping.id";
 pub(super) const PHYSICAL_NAME: &str = "delta.columnMapping.physicalName";
@@ -72,6 +78,13 @@ pub enum Alteration {
     SetNotNull(String),
     /// A column that takes nulls from now on.
     DropNotNull(String),
+    /// Another type for a column, with a place for each of its values.
+    SetType {
+        /// Its name.
+        name: String,
+        /// The type, one that a frame can hold.
+        data_type: DataType,
+    },
     /// A condition for rows from now on.
     AddCheck(Check),
     /// A condition less.
@@ -89,9 +102,14 @@ impl Alteration {
         matches!(self, Self::SetNotNull(_) | Self::AddCheck(_))
     }
 
-    /// Whether a column is called so no more.
-    fn takes_names(&self) -> bool {
-        matches!(self, Self::RenameColumn { .. } | Self::DropColumn { .. })
+    /// The column that no condition may use, since it would mean something else afterwards.
+    pub(crate) fn unchecked(&self) -> Option<&str> {
+        match self {
+            Self::RenameColumn { from: name, .. } | Self::DropColumn { name, .. } | Self::SetType { name, .. } => {
+                Some(name)
+            }
+            _ => None,
+        }
     }
 
     /// What history calls it.
@@ -100,7 +118,7 @@ impl Alteration {
             Self::AddColumns { .. } => "ADD COLUMNS",
             Self::RenameColumn { .. } => "RENAME COLUMN",
             Self::DropColumn { .. } => "DROP COLUMNS",
-            Self::SetNotNull(_) | Self::DropNotNull(_) => "CHANGE COLUMN",
+            Self::SetNotNull(_) | Self::DropNotNull(_) | Self::SetType { .. } => "CHANGE COLUMN",
             Self::AddCheck(_) => "ADD CONSTRAINT",
             Self::DropCheck { .. } => "DROP CONSTRAINT",
         }
@@ -120,7 +138,7 @@ impl Ledger {
         let (seen, checks) = (seen.version(), seen.checks.clone());
         let altering = move |newest: &Arc<FrameState>| {
             let other_rows = alteration.depends_on_rows() && newest.version() != seen;
-            if other_rows || alteration.takes_names() && newest.checks != checks {
+            if other_rows || alteration.unchecked().is_some() && newest.checks != checks {
                 return Err(Error::conflict(format!("{} was written to meanwhile: try again", newest.frame)));
             }
             let table = newest.snapshot.table_configuration();
@@ -171,6 +189,7 @@ impl Table {
             Alteration::DropColumn { name, if_exists } => self.drop_column(name, *if_exists),
             Alteration::SetNotNull(name) => self.set_nullable(name, false),
             Alteration::DropNotNull(name) => self.set_nullable(name, true),
+            Alteration::SetType { name, data_type } => self.set_type(name, data_type),
             Alteration::AddCheck(check) => self.add_check(check),
             Alteration::DropCheck { name, if_exists } => self.drop_check(name, *if_exists),
         }
@@ -238,11 +257,10 @@ impl Table {
         }
         let at = self.require(name)?;
         let name = self.name(at).to_string();
-        let partitions = self.metadata["partitionColumns"].as_array().map_or(&[][..], Vec::as_slice);
-        if partitions.iter().any(|partition| partition.as_str() == Some(&name)) {
+        if self.is_partition(&name) {
             return Err(Error::schema(format!("column '{name}' partitions the frame: it cannot be dropped")));
         }
-        if self.fields.len() <= partitions.len() + 1 {
+        if self.fields.len() <= self.partitions().len() + 1 {
             return Err(Error::schema(format!("column '{name}' is the last one: drop the frame instead")));
         }
         self.map_columns();
@@ -255,6 +273,41 @@ impl Table {
         let changed = self.fields[at]["nullable"] != json!(nullable);
         self.fields[at]["nullable"] = json!(nullable);
         Ok(changed)
+    }
+
+    fn set_type(&mut self, name: &str, data_type: &DataType) -> Result<bool> {
+        let at = self.require(name)?;
+        let kernel: StructField = (&Field::new(name, data_type.clone(), true)).try_into_kernel()?;
+        let (from, to): (KernelType, _) = (typed(&self.fields[at]["type"])?, kernel.data_type());
+        if &from == to {
+            return Ok(false);
+        }
+        let name = self.name(at).to_string();
+        if self.is_partition(&name) {
+            return Err(Error::schema(format!("column '{name}' partitions the frame: its type stays")));
+        }
+        let all_fit =
+            matches!((&from, to), (KernelType::Primitive(from), KernelType::Primitive(to)) if widens(from, to));
+        if !all_fit {
+            return Err(Error::schema(format!(
+                "column '{name}' is of type {from} and cannot become {to}: integers become wider ones, double, or decimals \
+                 with room for them, float becomes double, decimals wider ones, and date a timestamp without a zone; for \
+                 another type add a column, fill it with UPDATE, and drop this one"
+            )));
+        }
+        if to == &KernelType::TIMESTAMP_NTZ {
+            self.require_feature("timestampNtz");
+        }
+        self.require_feature("typeWidening");
+        self.set(WIDENS, "true".into());
+        let field = &mut self.fields[at];
+        let change = json!({ "fromType": field["type"], "toType": to });
+        field["type"] = json!(to);
+        match field["metadata"][TYPE_CHANGES].as_array_mut() {
+            Some(changes) => changes.push(change),
+            None => field["metadata"][TYPE_CHANGES] = json!([change]),
+        }
+        Ok(true)
     }
 
     fn add_check(&mut self, check: &Check) -> Result<bool> {
@@ -332,6 +385,14 @@ impl Table {
         self.metadata["configuration"][key] = json!(value);
     }
 
+    fn partitions(&self) -> &[Value] {
+        self.metadata["partitionColumns"].as_array().map_or(&[], Vec::as_slice)
+    }
+
+    fn is_partition(&self, name: &str) -> bool {
+        self.partitions().iter().any(|partition| partition.as_str() == Some(name))
+    }
+
     fn name(&self, at: usize) -> &str {
         self.fields[at]["name"].as_str().unwrap_or_default()
     }
@@ -346,6 +407,32 @@ impl Table {
             Error::not_found(format!("there is no column '{name}': the frame has {}", there.join(", ")))
         })
     }
+}
+
+/// Whether Delta lets a column of type `from` become one of type `to` without its cells being written again:
+/// <https://github.com/delta-io/delta/blob/master/PROTOCOL.md#type-widening>.
+fn widens(from: &PrimitiveType, to: &PrimitiveType) -> bool {
+    use PrimitiveType as T;
+    let digits = |before_point: u8, scale: u8| matches!(to, T::Decimal(to) if to.scale() >= scale && to.precision() - to.scale() >= before_point);
+    match from {
+        T::Byte => matches!(to, T::Short | T::Integer | T::Long | T::Double) || digits(10, 0),
+        T::Short => matches!(to, T::Integer | T::Long | T::Double) || digits(10, 0),
+        T::Integer => matches!(to, T::Long | T::Double) || digits(10, 0),
+        T::Long => digits(20, 0),
+        T::Float => to == &T::Double,
+        T::Date => to == &T::TimestampNtz,
+        T::Decimal(from) => digits(from.precision() - from.scale(), from.scale()),
+        _ => false,
+    }
+}
+
+/// The names in cells of columns that were of type float before: what entries say of their bounds was rounded for that.
+pub(super) fn former_floats(schema: &StructType) -> HashSet<String> {
+    let was_float = |field: &&StructField| {
+        let Some(MetadataValue::Other(changes)) = field.metadata().get(TYPE_CHANGES) else { return false };
+        changes.as_array().is_some_and(|changes| changes.iter().any(|change| change["fromType"] == "float"))
+    };
+    schema.fields().filter(was_float).map(|field| physical_name(field).to_string()).collect()
 }
 
 /// Numbers a column and those within it; `physical` is what its cells call it. Columns within others keep their names.

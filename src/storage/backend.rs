@@ -20,6 +20,9 @@ use super::cloud;
 use super::local::LocalStore;
 use crate::{Error, Result};
 
+/// Most bytes of an object that is read whole: who can write the place must not fill the memory of those who read it.
+const MAX_WHOLE: u64 = 64 << 20;
+
 /// A place that holds objects. Paths are relative to the meadow's root.
 #[async_trait]
 pub trait StorageBackend: Debug + Send + Sync {
@@ -45,12 +48,17 @@ pub trait StorageBackend: Debug + Send + Sync {
         create(self.store().as_ref(), path, bytes).await
     }
 
-    /// The whole object.
+    /// The whole object; not for cells.
     ///
     /// # Errors
-    /// [`crate::ErrorKind::NotFound`] when there is none.
+    /// [`crate::ErrorKind::NotFound`] when there is none; [`crate::ErrorKind::Corrupt`] for one that is larger than any that
+    /// is read whole.
     async fn get(&self, path: &Path) -> Result<Bytes> {
-        Ok(self.store().get(path).await?.bytes().await?)
+        let found = self.store().get(path).await?;
+        match found.meta.size {
+            0..=MAX_WHOLE => Ok(found.bytes().await?),
+            size => Err(Error::corrupt(format!("{path} has {size} bytes, more than the {MAX_WHOLE} it can have"))),
+        }
     }
 
     /// The bytes of `range`.

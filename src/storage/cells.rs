@@ -59,6 +59,8 @@ pub struct CellPlan {
     pub(crate) partition_by: Vec<String>,
     pub(crate) local: bool,
     pub(crate) cut: Cut,
+    /// Whether a partition column may be null: where rows are written again that others wrote so.
+    pub(crate) null_partitions: bool,
 }
 
 /// Writes batches of a frame's schema into cells.
@@ -75,7 +77,7 @@ impl CellWriter {
     /// # Errors
     /// [`crate::ErrorKind::Schema`] when a partition column cannot be split by.
     pub fn new(plan: CellPlan, schema: &arrow::datatypes::Schema) -> Result<Self> {
-        let partitions = Partitioner::new(schema, &plan.partition_by)?;
+        let partitions = Partitioner::new(schema, &plan)?;
         Ok(Self { plan, partitions, open: HashMap::new(), done: Vec::new() })
     }
 
@@ -240,6 +242,7 @@ struct Partitioner {
     rest: Vec<usize>,
     names: Vec<String>,
     converter: Option<RowConverter>,
+    nulls: bool,
 }
 
 /// The rows of one partition within a batch.
@@ -250,12 +253,13 @@ struct Part {
 }
 
 impl Partitioner {
-    fn new(schema: &arrow::datatypes::Schema, partition_by: &[String]) -> Result<Self> {
+    fn new(schema: &arrow::datatypes::Schema, plan: &CellPlan) -> Result<Self> {
+        let partition_by = &plan.partition_by;
         let columns = partition_by.iter().map(|name| schema.index_of(name)).collect::<Result<Vec<_>, _>>()?;
         let rest = (0..schema.fields().len()).filter(|i| !columns.contains(i)).collect();
         let sort = columns.iter().map(|i| SortField::new(schema.field(*i).data_type().clone())).collect();
         let converter = if columns.is_empty() { None } else { Some(RowConverter::new(sort)?) };
-        Ok(Self { columns, rest, names: partition_by.to_vec(), converter })
+        Ok(Self { columns, rest, names: partition_by.clone(), converter, nulls: plan.null_partitions })
     }
 
     fn split(&self, batch: &RecordBatch) -> Result<Vec<Part>> {
@@ -263,11 +267,8 @@ impl Partitioner {
             return Ok(vec![Part { key: None, values: HashMap::new(), rows: batch.clone() }]);
         };
         let keys: Vec<ArrayRef> = self.columns.iter().map(|i| Arc::clone(batch.column(*i))).collect();
-        if let Some(index) = keys.iter().position(|k| k.null_count() > 0) {
-            return Err(Error::schema(format!(
-                "partition column '{}' has nulls: fill or filter them, a partition needs a value",
-                self.names[index]
-            )));
+        if !self.nulls {
+            require_partition_values(batch, &self.names)?;
         }
         let encoded = converter.convert_columns(&keys)?;
         let mut groups: HashMap<_, Vec<u32>> = HashMap::new();
@@ -288,6 +289,12 @@ impl Partitioner {
                     "partition column '{name}' has an empty string, which Delta cannot tell from null: fill or filter it"
                 )));
             }
+            if is_beyond_calendars(&scalar) {
+                return Err(Error::schema(format!(
+                    "partition column '{name}' has a day or moment outside the years 1 to 9999, which cannot be read back from \
+                     the ledger: leave it out, or do not partition by it"
+                )));
+            }
             values.insert(name.clone(), scalar);
         }
         let rows = match indices.len() == data.num_rows() {
@@ -295,5 +302,29 @@ impl Partitioner {
             false => take_record_batch(data, &UInt32Array::from(indices))?,
         };
         Ok(Part { key: Some(key), values, rows })
+    }
+}
+
+/// Whether its text in a ledger would have a year of other than four digits.
+fn is_beyond_calendars(value: &Scalar) -> bool {
+    const SECONDS: std::ops::RangeInclusive<i64> = -62_135_596_800..=253_402_300_799;
+    match value {
+        Scalar::Timestamp(micros) | Scalar::TimestampNtz(micros) => !SECONDS.contains(&micros.div_euclid(1_000_000)),
+        Scalar::Date(days) => !SECONDS.contains(&(i64::from(*days) * 86_400)),
+        _ => false,
+    }
+}
+
+/// Says so when a row has no value in one of the columns.
+///
+/// # Errors
+/// [`crate::ErrorKind::Schema`] naming the column.
+pub(crate) fn require_partition_values(batch: &RecordBatch, partition_by: &[String]) -> Result<()> {
+    let null = |name: &&String| batch.column_by_name(name).is_some_and(|column| column.null_count() > 0);
+    match partition_by.iter().find(null) {
+        None => Ok(()),
+        Some(name) => Err(Error::schema(format!(
+            "partition column '{name}' has nulls: fill or filter them, a partition needs a value"
+        ))),
     }
 }

@@ -3,7 +3,7 @@
 //! | this ∥ landed first | append | overwrite, delete, update, merge | compaction |
 //! |---|---|---|---|
 //! | append | lands | lands, its rows come after | lands |
-//! | overwrite | lands, the rows appended stay | conflict when both remove one cell | lands, with the rows appended meanwhile removed where they were compacted with others |
+//! | overwrite | lands, the rows appended stay | conflict | lands, with the rows appended meanwhile removed where they were compacted with others |
 //! | delete, update, merge | lands: as if the rows were appended after it | conflict | conflict when both remove one cell |
 //! | compaction | lands | conflict when both remove one cell | conflict when both remove one cell |
 //!
@@ -18,7 +18,7 @@ use std::sync::Arc;
 use delta_kernel::transaction::UpdateTableOperation;
 use serde::Serialize;
 
-use super::history::HistoryEntry;
+use super::history::Commit;
 use super::ledger::WriteMode;
 
 /// What a commit does with the cells that are there.
@@ -140,10 +140,10 @@ impl Change {
 }
 
 /// Whether a commit left every row that was there before it as it was.
-pub(super) fn keeps_rows(commit: &HistoryEntry) -> bool {
-    match commit.operation.as_str() {
+pub(super) fn keeps_rows(commit: &Commit) -> bool {
+    match commit.entry.operation.as_str() {
         "OPTIMIZE" | "VACUUM START" | "VACUUM END" => true,
-        "WRITE" | "STREAMING UPDATE" => commit.cells_removed == 0,
+        "WRITE" | "STREAMING UPDATE" => commit.removed.is_empty() && !commit.overwrites,
         // A merge that only inserted may have inserted what this one would insert.
         _ => false,
     }

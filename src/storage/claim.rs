@@ -25,8 +25,8 @@ pub struct Claims {
 }
 
 /// A job that is this node's until it is given back.
-#[derive(Debug)]
-pub struct Claim {
+#[derive(Debug, Clone)]
+struct Claim {
     path: Path,
     id: String,
 }
@@ -41,7 +41,7 @@ impl Claims {
     ///
     /// # Errors
     /// What the storage says.
-    pub async fn take(&self, path: &Path) -> Result<Option<Claim>> {
+    async fn take(&self, path: &Path) -> Result<Option<Claim>> {
         let claim = Claim { path: path.clone(), id: uuid::Uuid::new_v4().simple().to_string() };
         if self.backend.put_if_not_exists(path, claim.body(0)).await? {
             return Ok(Some(claim));
@@ -91,7 +91,7 @@ impl Claims {
     ///
     /// # Errors
     /// `Conflict` when it was taken for dead and another has the job now; what the storage says.
-    pub async fn renew(&self, claim: &Claim, count: u64) -> Result<()> {
+    async fn renew(&self, claim: &Claim, count: u64) -> Result<()> {
         if !self.backend.get(&claim.path).await?.starts_with(claim.id.as_bytes()) {
             return Err(Error::conflict("another node has taken this job over"));
         }
@@ -99,21 +99,67 @@ impl Claims {
     }
 
     /// How often a claim is to be renewed.
-    pub fn renewal(&self) -> Duration {
+    fn renewal(&self) -> Duration {
         self.stale / 4
     }
 
-    /// Gives a job back; one that was taken over meanwhile stays with its new holder.
+    /// Does `work` if this node gets the job at `path`, and shows meanwhile that it lives; `None` when another has it.
     ///
     /// # Errors
-    /// What the storage says.
-    pub async fn give_back(&self, claim: Claim) -> Result<()> {
-        match self.backend.get(&claim.path).await {
-            Ok(there) if there.starts_with(claim.id.as_bytes()) => self.backend.delete(&claim.path).await,
-            Ok(_) => Ok(()),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(error),
+    /// Those of `work`; `Conflict` when this node was taken for dead; what the storage says.
+    pub async fn hold<T>(&self, path: &Path, work: impl Future<Output = Result<T>>) -> Result<Option<T>> {
+        let Some(claim) = self.take(path).await? else { return Ok(None) };
+        let mut held = Held { backend: Arc::clone(&self.backend), claim: Some(claim.clone()) };
+        let outcome = tokio::select! {
+            outcome = work => outcome,
+            lost = self.renewing(&claim) => Err(lost),
+        };
+        held.claim = None;
+        if let Err(error) = give_back(self.backend.as_ref(), &claim).await {
+            // The work is done, or not, whatever becomes of the claim: it is taken over when it is stale.
+            tracing::warn!(%error, path = %claim.path, "a claim could not be given back");
         }
+        outcome.map(Some)
+    }
+
+    /// Renews a claim until another has it, or until it could not be for so long that another may have it.
+    async fn renewing(&self, claim: &Claim) -> Error {
+        let (mut count, mut renewed) = (0, Instant::now());
+        loop {
+            count += 1;
+            tokio::time::sleep(self.renewal()).await;
+            match self.renew(claim, count).await {
+                Ok(()) => renewed = Instant::now(),
+                Err(error) if error.kind() == ErrorKind::Conflict || renewed.elapsed() > self.stale / 2 => {
+                    return error;
+                }
+                Err(error) => tracing::debug!(%error, path = %claim.path, "a claim was not renewed"),
+            }
+        }
+    }
+}
+
+/// A claim that goes back when nobody waits for its work any more.
+struct Held {
+    backend: Arc<dyn StorageBackend>,
+    claim: Option<Claim>,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let (Some(claim), Ok(runtime)) = (self.claim.take(), tokio::runtime::Handle::try_current()) else { return };
+        let backend = Arc::clone(&self.backend);
+        drop(runtime.spawn(async move { give_back(backend.as_ref(), &claim).await }));
+    }
+}
+
+/// Gives a job back; one that was taken over meanwhile stays with its new holder.
+async fn give_back(backend: &dyn StorageBackend, claim: &Claim) -> Result<()> {
+    match backend.get(&claim.path).await {
+        Ok(there) if there.starts_with(claim.id.as_bytes()) => backend.delete(&claim.path).await,
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
     }
 }
 
@@ -142,8 +188,22 @@ mod tests {
         assert!(there.take(&path).await.unwrap().is_none());
         here.renew(&claim, 1).await.unwrap();
         assert!(there.take(&path).await.unwrap().is_none());
-        here.give_back(claim).await.unwrap();
+        give_back(here.backend.as_ref(), &claim).await.unwrap();
         assert!(there.take(&path).await.unwrap().is_some());
+    }
+
+    #[tokio::test]
+    async fn a_job_that_nobody_waits_for_is_given_back() {
+        let [here, there] = claims(Duration::from_secs(60));
+        let path = Path::from("_housekeeping/a/job");
+        let forever = here.hold(&path, std::future::pending::<Result<()>>());
+        assert!(tokio::time::timeout(Duration::from_millis(20), forever).await.is_err());
+        let mut tries = 0;
+        while there.hold(&path, async { Ok(7) }).await.unwrap().is_none() {
+            tries += 1;
+            assert!(tries < 500);
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
     }
 
     #[tokio::test]
@@ -160,9 +220,9 @@ mod tests {
         tokio::time::sleep(Duration::from_millis(60)).await;
         let taken = there.take(&path).await.unwrap().unwrap();
         // The old holder comes back: what it gives back is not its any more.
-        here.give_back(dead).await.unwrap();
+        give_back(here.backend.as_ref(), &dead).await.unwrap();
         assert!(here.take(&path).await.unwrap().is_none());
-        there.give_back(taken).await.unwrap();
+        give_back(there.backend.as_ref(), &taken).await.unwrap();
         assert!(here.take(&path).await.unwrap().is_some());
     }
 }

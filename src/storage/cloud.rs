@@ -51,6 +51,7 @@ impl S3Backend {
             builder = match key.as_str() {
                 "path_style" => builder.with_virtual_hosted_style_request(!flag(key, value)?),
                 "allow_http" => builder.with_allow_http(flag(key, value)?),
+                "endpoint" => builder.with_endpoint(endpoint(value)?),
                 _ => builder.with_config(known::<AmazonS3ConfigKey>(key)?, value),
             };
         }
@@ -59,6 +60,15 @@ impl S3Backend {
         }
         Remote::new(url, builder.build()?).map(Self)
     }
+}
+
+/// An address that requests can go to.
+fn endpoint(value: &str) -> Result<&str> {
+    let is_address = Url::parse(value).is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+    if is_address {
+        return Ok(value);
+    }
+    Err(Error::invalid(format!("endpoint cannot be '{value}': write an address like https://s3.example.org:9000")))
 }
 
 impl StorageBackend for S3Backend {

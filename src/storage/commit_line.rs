@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::{MutexGuard, oneshot};
 
 use super::cells::CellFile;
-use super::ledger::FrameState;
+use super::frame_state::FrameState;
 use crate::sync::lock;
 use crate::{Error, Result};
 

@@ -3,36 +3,83 @@
 use delta_kernel::KernelError;
 use object_store::Error as StoreError;
 
+use super::names::FrameRef;
 use crate::{Error, ErrorKind};
 
 impl From<StoreError> for Error {
     fn from(error: StoreError) -> Self {
-        if let Some(said) = clock_refusal(&error.to_string()) {
-            return Self::new(ErrorKind::PermissionDenied, said).with_source(error);
-        }
-        let kind = match &error {
-            StoreError::NotFound { .. } => ErrorKind::NotFound,
-            StoreError::AlreadyExists { .. } => ErrorKind::AlreadyExists,
-            StoreError::Precondition { .. } => ErrorKind::Conflict,
-            StoreError::PermissionDenied { .. } | StoreError::Unauthenticated { .. } => ErrorKind::PermissionDenied,
-            StoreError::NotSupported { .. } | StoreError::NotImplemented { .. } => ErrorKind::Unsupported,
-            StoreError::InvalidPath { .. } | StoreError::UnknownConfigurationKey { .. } => ErrorKind::InvalidInput,
-            _ => match io_kind(&error) {
-                Some(std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem) => {
-                    ErrorKind::PermissionDenied
-                }
-                _ => ErrorKind::Storage,
-            },
-        };
-        let advice = match io_kind(&error) {
-            Some(std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded) => {
-                "the disk is full: free space or point --storage elsewhere; nothing was committed: "
-            }
-            _ => "",
-        };
-        Self::new(kind, format!("{advice}{}", root_message(&error))).with_source(error)
+        let (kind, message) = of_store(&error);
+        Self::new(kind, message).with_source(error)
     }
 }
+
+/// As the conversion, of an error that somebody else holds.
+pub(crate) fn store_error(error: &StoreError) -> Error {
+    let (kind, message) = of_store(error);
+    Error::new(kind, message)
+}
+
+/// What a store's error means, and what is said of it.
+fn of_store(error: &StoreError) -> (ErrorKind, String) {
+    if let Some(said) = clock_refusal(&error.to_string()) {
+        return (ErrorKind::PermissionDenied, said);
+    }
+    let kind = match error {
+        StoreError::NotFound { .. } => ErrorKind::NotFound,
+        StoreError::AlreadyExists { .. } => ErrorKind::AlreadyExists,
+        StoreError::Precondition { .. } => ErrorKind::Conflict,
+        StoreError::PermissionDenied { .. } | StoreError::Unauthenticated { .. } => ErrorKind::PermissionDenied,
+        StoreError::NotSupported { .. } | StoreError::NotImplemented { .. } => ErrorKind::Unsupported,
+        StoreError::InvalidPath { .. } | StoreError::UnknownConfigurationKey { .. } => ErrorKind::InvalidInput,
+        _ => io_error(error).map_or(ErrorKind::Storage, |io| of_io(io).0),
+    };
+    (kind, format!("{}{}", io_error(error).map_or("", advice), root_message(error)))
+}
+
+/// What an error of the system means, and what is said of it.
+fn of_io(error: &std::io::Error) -> (ErrorKind, String) {
+    let kind = match error.kind() {
+        std::io::ErrorKind::NotFound => ErrorKind::NotFound,
+        std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => ErrorKind::PermissionDenied,
+        std::io::ErrorKind::InvalidFilename => ErrorKind::InvalidInput,
+        _ => ErrorKind::Storage,
+    };
+    (kind, format!("{}{error}", advice(error)))
+}
+
+fn advice(error: &std::io::Error) -> &'static str {
+    use std::io::ErrorKind as Kind;
+    match error.kind() {
+        Kind::StorageFull | Kind::QuotaExceeded => {
+            "the disk is full: free space or point --storage elsewhere; nothing was committed: "
+        }
+        Kind::FileTooLarge => {
+            "a file would be longer than the system lets this process write (ulimit -f); nothing was committed: "
+        }
+        Kind::ReadOnlyFilesystem => {
+            "the storage is mounted for reading only: mount it for writing, or point --storage elsewhere; nothing was \
+             committed: "
+        }
+        Kind::InvalidFilename => {
+            "a name is longer than the 255 bytes that files and folders take (partitions are folders): "
+        }
+        _ => "",
+    }
+}
+
+/// What the kernel says of features that it leaves to who calls it, and which they are.
+const FEATURES: [(&str, &str); 4] = [
+    (
+        "loading a catalog-managed table",
+        "catalogManaged: a catalog decides what its versions are, and none is known here",
+    ),
+    ("ack_row_tracking_preservation", "rowTracking: rows that are changed or moved would lose their numbers"),
+    ("ack_column_defaults", "allowColumnDefaults: columns that are left out would not get their defaults"),
+    (
+        "Cannot add and remove data in the same transaction",
+        "changeDataFeed (delta.enableChangeDataFeed): changed rows would not be in it",
+    ),
+];
 
 impl From<KernelError> for Error {
     fn from(error: KernelError) -> Self {
@@ -43,6 +90,11 @@ impl From<KernelError> for Error {
         if let KernelError::Backtraced { source, .. } = error {
             return (*source).into();
         }
+        if let KernelError::GenericError { source } = &error
+            && let Some(ours) = source.downcast_ref::<Self>()
+        {
+            return ours.clone();
+        }
         let kind = match &error {
             KernelError::FileNotFound(_) => ErrorKind::NotFound,
             KernelError::FileAlreadyExists(_) | KernelError::TableAlreadyExistsAtPath(_) => ErrorKind::AlreadyExists,
@@ -51,7 +103,14 @@ impl From<KernelError> for Error {
             KernelError::Cancelled => ErrorKind::Cancelled,
             _ => ErrorKind::Storage,
         };
-        Self::new(kind, error.to_string()).with_source(error)
+        let text = match &error {
+            KernelError::Unsupported(text) => text.clone(),
+            other => other.to_string(),
+        };
+        match FEATURES.iter().find(|(said, _)| text.contains(said)) {
+            Some((_, feature)) => Self::unsupported(format!("the table has the feature {feature}")).with_source(error),
+            None => Self::new(kind, text).with_source(error),
+        }
     }
 }
 
@@ -63,22 +122,23 @@ impl From<arrow::error::ArrowError> for Error {
 
 impl From<parquet::errors::ParquetError> for Error {
     fn from(error: parquet::errors::ParquetError) -> Self {
-        let store = std::error::Error::source(&error).and_then(|s| s.downcast_ref::<std::io::Error>());
-        let kind = if store.is_some() { ErrorKind::Storage } else { ErrorKind::Corrupt };
-        Self::new(kind, error.to_string()).with_source(error)
+        let found = causes(&error).find_map(|cause| {
+            let of_place = || cause.downcast_ref().map(of_store).or_else(|| system_error(cause).map(of_io));
+            cause.downcast_ref::<Self>().cloned().map(Ok).or_else(|| of_place().map(Err))
+        });
+        let (kind, message) = match found {
+            Some(Ok(ours)) => return ours,
+            Some(Err(of_place)) => of_place,
+            None => (ErrorKind::Corrupt, error.to_string()),
+        };
+        Self::new(kind, message).with_source(error)
     }
 }
 
 impl From<std::io::Error> for Error {
     fn from(error: std::io::Error) -> Self {
-        let kind = match error.kind() {
-            std::io::ErrorKind::NotFound => ErrorKind::NotFound,
-            std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => {
-                ErrorKind::PermissionDenied
-            }
-            _ => ErrorKind::Storage,
-        };
-        Self::new(kind, error.to_string()).with_source(error)
+        let (kind, message) = of_io(&error);
+        Self::new(kind, message).with_source(error)
     }
 }
 
@@ -107,15 +167,62 @@ fn clock_refusal(text: &str) -> Option<String> {
     ))
 }
 
-fn io_kind(error: &StoreError) -> Option<std::io::ErrorKind> {
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(current) = cause {
-        if let Some(io) = current.downcast_ref::<std::io::Error>() {
-            return Some(io.kind());
+type Cause<'a> = &'a (dyn std::error::Error + 'static);
+
+/// An error, what caused it, what caused that, and so on: one that is wrapped as an error of the system, too.
+fn causes<'a>(error: Cause<'a>) -> impl Iterator<Item = Cause<'a>> {
+    std::iter::successors(Some(error), |error| {
+        let wrapped = error.downcast_ref().and_then(std::io::Error::get_ref);
+        wrapped.map(|wrapped| wrapped as Cause<'a>).or_else(|| error.source())
+    })
+}
+
+/// An error of the system that wraps no other.
+fn system_error(error: Cause<'_>) -> Option<&std::io::Error> {
+    error.downcast_ref().filter(|io: &&std::io::Error| io.get_ref().is_none_or(|wrapped| !wrapped.is::<StoreError>()))
+}
+
+fn io_error(error: &StoreError) -> Option<&std::io::Error> {
+    causes(error).find_map(system_error)
+}
+
+/// Whether the place, or the system, caused an error.
+fn is_of_the_place(error: &Error) -> bool {
+    causes(error).any(|cause| cause.is::<StoreError>() || cause.is::<std::io::Error>())
+}
+
+/// What the kernel says when `_last_checkpoint` names a checkpoint that is not there.
+pub(super) const LOST_HINT: &str = "_last_checkpoint hint";
+
+/// How what is said of features ends that are not known.
+const UNKNOWN: &str = "is not supported";
+const UPGRADE: &str = "; use a newer version of Apiary, or the engine that asked for it";
+
+/// The error of a table that cannot be written.
+pub(super) fn unwritable(frame: &FrameRef, error: Error) -> Error {
+    let advice = if error.message().ends_with(UNKNOWN) { UPGRADE } else { "" };
+    Error::new(error.kind(), format!("{frame} cannot be written: {}{advice}", error.message())).with_source(error)
+}
+
+/// Whether a file of the log is gone.
+pub(super) fn is_cleaned_up(error: &Error) -> bool {
+    error.kind() == ErrorKind::NotFound && error.message().contains("_delta_log/")
+}
+
+/// The error of a ledger that cannot be read, with the frame's name and what can be done.
+pub(super) fn unreadable(frame: &FrameRef, error: Error) -> Error {
+    // What the place answers is no damage.
+    let damaged = matches!(error.kind(), ErrorKind::Storage | ErrorKind::Corrupt) && !is_of_the_place(&error);
+    let kind = if damaged { ErrorKind::Corrupt } else { error.kind() };
+    let advice = match kind {
+        ErrorKind::Corrupt if error.message().contains(LOST_HINT) => {
+            "; remove its _delta_log/_last_checkpoint, which only saves a listing, if all else is there"
         }
-        cause = current.source();
-    }
-    None
+        ErrorKind::Corrupt => "; put the damaged file of its _delta_log back from a copy",
+        ErrorKind::Unsupported if error.message().ends_with(UNKNOWN) => UPGRADE,
+        _ => "",
+    };
+    Error::new(kind, format!("the ledger of {frame} cannot be read: {}{advice}", error.message())).with_source(error)
 }
 
 /// The store's own sentence without the wrapping that repeats it.

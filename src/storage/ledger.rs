@@ -10,17 +10,17 @@
 //! - A lost acknowledgement is settled by reading back: every commit holds ids that no other has.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, OnceLock};
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant, SystemTime};
 
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::datatypes::SchemaRef;
 use delta_kernel::committer::{CommitMetadata, CommitResponse, Committer, PublishMetadata};
-use delta_kernel::engine::arrow_conversion::{TryIntoArrow, TryIntoKernel};
+use delta_kernel::engine::arrow_conversion::TryIntoKernel;
 use delta_kernel::engine::arrow_data::ArrowEngineData;
 use delta_kernel::history_manager::{HistoryCommitType, latest_version_as_of};
-use delta_kernel::schema::{ArrayType, DataType as KernelType, MapType, MetadataValue, StructField, StructType};
+use delta_kernel::path::ParsedLogPath;
+use delta_kernel::schema::StructType;
 use delta_kernel::snapshot::{Snapshot, SnapshotRef};
-use delta_kernel::table_features::ColumnMappingMode;
 use delta_kernel::transaction::create_table::create_table;
 use delta_kernel::transaction::data_layout::DataLayout;
 use delta_kernel::transaction::{CommitResult, UpdateTableOperation};
@@ -28,23 +28,22 @@ use delta_kernel::{Engine, FileMeta, FilteredEngineData, KernelError, KernelResu
 use delta_kernel_default_engine::DefaultEngine;
 use delta_kernel_default_engine::DefaultEngineBuilder;
 use delta_kernel_default_engine::executor::tokio::TokioMultiThreadExecutor;
-use object_store::ObjectStore;
 use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt};
 use serde::Serialize;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use url::Url;
 
-use super::alter::{Check, PHYSICAL_NAME, checks};
 use super::cells::{CellFile, CellPlan};
 use super::change::{Change, keeps_rows};
 use super::commit_line::{CommitLine, Group};
+use super::error::{LOST_HINT, is_cleaned_up, unreadable, unwritable};
+use super::frame_state::{FrameState, is_same_table};
 use super::history::{self, Commit, HistoryEntry};
 use super::leafcutter::Cut;
 use super::listing::{Cells, files_to_remove, list_cells, live_paths};
-use super::log_cleanup::LOG_RETENTION;
 use super::names::FrameRef;
-use super::vacuum::RETENTION;
 use crate::sync::lock;
 use crate::{Error, ErrorKind, Result};
 
@@ -55,8 +54,15 @@ pub const ROOT_URL: &str = "apiary://meadow/";
 /// Threads for blocking work that ledgers take at a time. What they wait for needs such threads, too: a runtime for ledgers
 /// of a local folder must have more, or all wait for each other.
 pub const LEDGER_THREADS: usize = 8;
-/// Commits between checkpoints: Delta's own default, which bounds what a cold reader replays.
+/// Least commits between checkpoints: Delta's own default.
 const CHECKPOINT_EVERY: u64 = 10;
+/// Most commits between checkpoints, however large those are: they bound what a cold reader replays.
+const CHECKPOINT_AT_LAST: u64 = 20;
+/// What the entries since a checkpoint are of it at least, in bytes, before there is another one: frames of many cells
+/// would spend more on checkpoints than on commits.
+const CHECKPOINT_SHARE: f64 = 0.1;
+/// Time after which a log is listed again, and not only asked for its next entry.
+const LISTED_AGAIN: Duration = Duration::from_secs(600);
 /// Tries at one commit: eight writers that never pause need a few dozen; beyond it something else is wrong.
 pub(super) const MAX_TRIES: u32 = 100;
 /// Longest pause between tries: a few commits long, so that a writer who lost often is not kept waiting by those who won.
@@ -119,77 +125,6 @@ pub struct FrameInfo {
     pub bytes: u64,
 }
 
-/// One version of a frame. Cheap to share; its cells are listed on first use.
-#[derive(Debug)]
-pub struct FrameState {
-    /// The frame.
-    pub frame: FrameRef,
-    /// Its columns in order, partition columns included.
-    pub schema: SchemaRef,
-    /// Its partition columns.
-    pub partition_by: Vec<String>,
-    /// The conditions that its rows must not fail.
-    pub checks: Vec<Check>,
-    /// What its cells call its columns, where that is something else.
-    physical: HashMap<String, String>,
-    pub(super) snapshot: SnapshotRef,
-    cells: OnceLock<Arc<Cells>>,
-}
-
-impl FrameState {
-    fn new(frame: &FrameRef, snapshot: SnapshotRef) -> Result<Self> {
-        let schema: Schema = snapshot.schema().as_ref().try_into_arrow()?;
-        let table = snapshot.table_configuration();
-        let partition_by = table.logical_partition_columns().to_vec();
-        let checks = checks(table.metadata().configuration());
-        let physical = match table.column_mapping_mode() {
-            ColumnMappingMode::None => HashMap::new(),
-            ColumnMappingMode::Name => physical_names(&snapshot.schema())?,
-            ColumnMappingMode::Id => {
-                return Err(Error::unsupported(format!(
-                    "frame {frame} tells columns apart by number (column mapping mode 'id'), which this version cannot read"
-                )));
-            }
-        };
-        let schema = Arc::new(bare_schema(&schema));
-        Ok(Self { frame: frame.clone(), schema, partition_by, checks, physical, snapshot, cells: OnceLock::new() })
-    }
-
-    /// What its cells and their statistics call a column.
-    pub fn name_in_cells<'a>(&'a self, column: &'a str) -> &'a str {
-        self.physical.get(column).map_or(column, String::as_str)
-    }
-
-    /// Whether its cells call columns something else.
-    pub fn has_other_names(&self) -> bool {
-        !self.physical.is_empty()
-    }
-
-    /// What its table properties say of how long removed cells and log entries are kept; `None` for log entries that
-    /// are never to be cleaned up.
-    pub fn retention(&self) -> (Duration, Option<Duration>) {
-        let properties = self.snapshot.table_properties();
-        let cells = properties.deleted_file_retention_duration.unwrap_or(RETENTION);
-        let cleans = properties.enable_expired_log_cleanup != Some(false);
-        (cells, cleans.then(|| properties.log_retention_duration.unwrap_or(LOG_RETENTION)))
-    }
-
-    /// What the table is known by, whatever its name: another id is another table.
-    pub fn id(&self) -> &str {
-        self.snapshot.table_configuration().metadata().id()
-    }
-
-    /// Whether it has the same columns and settings as another version of the frame.
-    pub(super) fn is_table_of(&self, other: &Self) -> bool {
-        is_same_table(&self.snapshot, &other.snapshot)
-    }
-
-    /// Its version.
-    pub fn version(&self) -> u64 {
-        self.snapshot.version()
-    }
-}
-
 type KernelEngine = DefaultEngine<TokioMultiThreadExecutor>;
 
 /// The ledgers of one meadow.
@@ -203,9 +138,26 @@ pub(super) struct Inner {
     pub(super) engine: Arc<KernelEngine>,
     pub(super) io: Handle,
     local: bool,
-    latest: Mutex<HashMap<FrameRef, Arc<FrameState>>>,
+    latest: Mutex<HashMap<FrameRef, Known>>,
     lines: Mutex<HashMap<FrameRef, Arc<CommitLine>>>,
     room: Arc<Semaphore>,
+}
+
+/// The newest version that is known of a frame.
+struct Known {
+    state: Arc<FrameState>,
+    /// When the log was listed, or this version was made here; by both clocks, because one stands still while the machine
+    /// sleeps, and the other may be set.
+    seen: (Instant, SystemTime),
+}
+
+impl Known {
+    /// Whether a look at the next entry tells whether there is one. Entries that are old are cleaned up: of a version that was
+    /// seen long ago, the next one may be gone, too.
+    fn is_fresh(&self) -> bool {
+        let slept = self.seen.1.elapsed().unwrap_or(Duration::MAX);
+        self.seen.0.elapsed().max(slept) < LISTED_AGAIN
+    }
 }
 
 impl Ledger {
@@ -255,9 +207,28 @@ impl Ledger {
         if let Some(cells) = state.cells.get() {
             return Ok(Arc::clone(cells));
         }
-        let listed = Arc::clone(state);
-        let cells = self.blocking(move |ledger| list_cells(&listed, ledger.engine.as_ref())).await?;
+        let list = |state: &Arc<FrameState>| {
+            let listed = Arc::clone(state);
+            self.blocking(move |ledger| list_cells(&listed, ledger.engine.as_ref()))
+        };
+        let cells = match list(state).await {
+            Err(error) if is_cleaned_up(&error) => list(&self.again(state).await?).await?,
+            cells => cells?,
+        };
         Ok(Arc::clone(state.cells.get_or_init(|| Arc::new(cells))))
+    }
+
+    /// Whether others wrote rows without a value in a partition column.
+    pub async fn has_null_partitions(&self, state: &Arc<FrameState>) -> Result<bool> {
+        let cells = self.cells(state).await?;
+        let values = |column: &String| cells.partition_values(state.name_in_cells(column));
+        Ok(state.partition_by.iter().filter_map(values).any(|values| values.null_count() > 0))
+    }
+
+    /// The same version, by the files that its log has now: others may have cleaned up those by which it was read.
+    async fn again(&self, state: &FrameState) -> Result<Arc<FrameState>> {
+        self.forget(&state.frame);
+        self.state(&state.frame, AsOf::Version(state.version())).await
     }
 
     /// Where and how cells of a frame are to be written.
@@ -268,13 +239,15 @@ impl Ledger {
                 .snapshot
                 .clone()
                 .update_table(UpdateTableOperation::Write, ENGINE, true)
-                .build(ledger.engine.as_ref(), ledger.committer())?;
+                .build(ledger.engine.as_ref(), ledger.committer())
+                .map_err(|error| unwritable(&planned.frame, error.into()))?;
             Ok(CellPlan {
                 state: transaction.write_state()?,
                 store: Arc::clone(&ledger.store),
                 partition_by: planned.partition_by.clone(),
                 local: ledger.local,
                 cut,
+                null_partitions: false,
             })
         })
         .await
@@ -320,6 +293,14 @@ impl Ledger {
     /// The newest `limit` commits, newest first.
     pub async fn history(&self, frame: &FrameRef, limit: Option<usize>) -> Result<Vec<HistoryEntry>> {
         history::read(self.inner.store.as_ref(), frame, limit).await
+    }
+
+    /// The commits of the versions above `since`, up to `until`, oldest first.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] when the log does not go back so far any more.
+    pub async fn commits(&self, frame: &FrameRef, since: u64, until: u64) -> Result<Vec<Commit>> {
+        history::between(self.inner.store.as_ref(), frame, since, until).await
     }
 
     /// Forgets what is remembered of a frame that was dropped.
@@ -372,23 +353,70 @@ impl Inner {
     }
 
     pub(super) fn latest(&self, frame: &FrameRef) -> Result<Arc<FrameState>> {
-        let known = lock(&self.latest).get(frame).cloned();
-        let snapshot = match &known {
-            Some(state) => Snapshot::builder_from(Arc::clone(&state.snapshot)).build(self.engine.as_ref()),
-            None => Snapshot::builder_for(table_url(frame)?).build(self.engine.as_ref()),
+        let (known, is_fresh) = match lock(&self.latest).get(frame) {
+            Some(known) => (Some(Arc::clone(&known.state)), known.is_fresh()),
+            None => (None, false),
         };
-        let snapshot = snapshot.map_err(|e| self.explain(frame, e))?;
-        if let Some(state) = known.filter(|state| state.version() == snapshot.version()) {
-            return Ok(state);
+        if let Some(state) = known.as_ref().filter(|_| is_fresh)
+            && self.is_newest(state)?
+        {
+            return Ok(Arc::clone(state));
         }
-        let state = Arc::new(FrameState::new(frame, snapshot)?);
+        let url = table_url(frame)?;
+        let read = || match &known {
+            Some(state) => Snapshot::builder_from(Arc::clone(&state.snapshot)).build(self.engine.as_ref()),
+            None => Snapshot::builder_for(url.clone()).build(self.engine.as_ref()),
+        };
+        let snapshot = self.without_hint(frame, read).map_err(|e| self.explain(frame, e))?;
+        let state = match known.filter(|state| state.version() == snapshot.version()) {
+            Some(state) => state,
+            None => Arc::new(FrameState::new(frame, snapshot)?),
+        };
         self.remember(&state);
         Ok(state)
     }
 
+    /// Reads a log again without a hint that names a checkpoint which is not there: it only saves a listing.
+    fn without_hint(
+        &self,
+        frame: &FrameRef,
+        read: impl Fn() -> KernelResult<SnapshotRef>,
+    ) -> KernelResult<SnapshotRef> {
+        let error = match read() {
+            Err(error) if error.to_string().contains(LOST_HINT) => error,
+            snapshot => return snapshot,
+        };
+        let hint = Path::from(frame.folder()).join("_delta_log").join("_last_checkpoint");
+        let dropped = self.io.block_on(self.store.delete(&hint));
+        tracing::warn!(%frame, ?dropped, "the last checkpoint is not where _last_checkpoint says, which is removed");
+        match dropped {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => read(),
+            Err(_) => Err(error),
+        }
+    }
+
+    /// Whether there is no version after this one, and this one is still what it was: two looks cost less than a listing. A
+    /// log that somebody made anew, or cleaned up, has another entry there, or none.
+    fn is_newest(&self, state: &FrameState) -> Result<bool> {
+        let files = &state.snapshot.log_segment().listed;
+        let entry = files.ascending_commit_files.last().or(files.latest_commit_file.as_ref());
+        let Some(size) = entry.filter(|entry| entry.version == state.version()).map(|entry| entry.location.size) else {
+            return Ok(false);
+        };
+        let (this, next) = (state.version(), state.version() + 1);
+        let [this, next] = [this, next].map(|version| history::commit_path(&state.frame, version));
+        let (this, next) = self.io.block_on(async { futures::join!(self.store.head(&this), self.store.head(&next)) });
+        match (this, next) {
+            (Ok(this), Err(object_store::Error::NotFound { .. })) => Ok(this.size == size),
+            (Ok(_), Err(error)) => Err(error.into()),
+            _ => Ok(false),
+        }
+    }
+
     pub(super) fn at_version(&self, frame: &FrameRef, version: u64) -> Result<Arc<FrameState>> {
-        let snapshot = Snapshot::builder_for(table_url(frame)?).at_version(version).build(self.engine.as_ref());
-        let snapshot = snapshot.map_err(|e| {
+        let url = table_url(frame)?;
+        let read = || Snapshot::builder_for(url.clone()).at_version(version).build(self.engine.as_ref());
+        let snapshot = self.without_hint(frame, read).map_err(|e| {
             Error::not_found(format!("frame {frame} has no version {version} any more or yet: its history lists them"))
                 .with_source(e)
         })?;
@@ -399,10 +427,10 @@ impl Inner {
         let latest = self.latest(frame)?;
         let at = latest_version_as_of(&latest.snapshot, self.engine.as_ref(), time, HistoryCommitType::Recreatable);
         let at = at.map_err(|e| {
-            Error::not_found(format!(
-                "frame {frame} has no version at {time} ms since the epoch: its history begins later"
-            ))
-            .with_source(e)
+            let moment = chrono::DateTime::from_timestamp_millis(time);
+            let moment = moment.map_or_else(|| format!("{time} ms since 1970"), |m| m.format("%F %T UTC").to_string());
+            Error::not_found(format!("frame {frame} has no version at {moment}: its history begins later"))
+                .with_source(e)
         })?;
         self.at_version(frame, at.version)
     }
@@ -410,7 +438,10 @@ impl Inner {
     fn commit_blocking(&self, base: &Arc<FrameState>, cells: &[CellFile], change: &Change) -> Result<Arc<FrameState>> {
         let mut removed = match change {
             Change::Append | Change::Once(_) => Arc::default(),
-            Change::Overwrite => Arc::new(live_paths(&base.snapshot, self.engine.as_ref())?),
+            Change::Overwrite => {
+                let live = live_paths(&base.snapshot, self.engine.as_ref());
+                Arc::new(live.map_err(|error| self.unless_cleaned_up(&base.frame, error))?)
+            }
             Change::Replace(_, removed) => Arc::clone(removed),
         };
         let mut snapshot = Arc::clone(&base.snapshot);
@@ -427,17 +458,14 @@ impl Inner {
                     transaction.number, base.frame
                 )));
             }
-            match self.try_commit(&snapshot, cells, change, &removed)? {
+            match self.try_commit(&base.frame, &snapshot, cells, change, &removed)? {
                 Some(committed) => return self.committed(base, committed),
                 None => pause(backoff(attempt)),
             }
             let newer = Snapshot::builder_from(Arc::clone(&snapshot)).build(self.engine.as_ref())?;
-            match self.check_conflict(base, &newer, change, &removed) {
+            if self.check_conflict(base, snapshot.version(), &newer, change, &removed)? {
                 // All rows go: those that were only written together meanwhile go with the others.
-                Err(error) if error.kind() == ErrorKind::Conflict && self.only_compacted(base, &newer, change)? => {
-                    removed = Arc::new(live_paths(&newer, self.engine.as_ref())?);
-                }
-                checked => checked?,
+                removed = Arc::new(live_paths(&newer, self.engine.as_ref())?);
             }
             snapshot = newer;
         }
@@ -453,6 +481,7 @@ impl Inner {
     /// One try; `None` when another commit took the version.
     fn try_commit(
         &self,
+        frame: &FrameRef,
         snapshot: &SnapshotRef,
         cells: &[CellFile],
         change: &Change,
@@ -477,7 +506,8 @@ impl Inner {
             transaction.add_files(Box::new(ArrowEngineData::new(cell.entry.clone())));
         }
         if !removed.is_empty() {
-            for files in files_to_remove(snapshot, self.engine.as_ref(), removed)? {
+            let files = files_to_remove(snapshot, self.engine.as_ref(), removed);
+            for files in files.map_err(|error| self.unless_cleaned_up(frame, error))? {
                 transaction.remove_files(files);
             }
         }
@@ -489,6 +519,17 @@ impl Inner {
                 Ok(None)
             }
         }
+    }
+
+    /// The error of reading a log before a commit; nothing is lost when it was cleaned up under us.
+    fn unless_cleaned_up(&self, frame: &FrameRef, error: Error) -> Error {
+        if !is_cleaned_up(&error) {
+            return error;
+        }
+        lock(&self.latest).remove(frame);
+        Error::conflict(format!(
+            "old entries of {frame} were cleaned up meanwhile, and nothing was committed: try again"
+        ))
     }
 
     fn committed(
@@ -508,7 +549,11 @@ impl Inner {
 
     /// A checkpoint only makes later reads cheaper: one that fails is tried again by a later commit.
     fn checkpoint_when_due(&self, snapshot: SnapshotRef, commits_since: u64) -> SnapshotRef {
-        if commits_since < CHECKPOINT_EVERY {
+        let files = &snapshot.log_segment().listed;
+        let bytes = |paths: &[ParsedLogPath]| paths.iter().map(|path| path.location.size).sum::<u64>() as f64;
+        let (entries, checkpoint) = (bytes(&files.ascending_commit_files), bytes(&files.checkpoint_parts));
+        let is_due = commits_since >= CHECKPOINT_EVERY && entries >= checkpoint * CHECKPOINT_SHARE;
+        if !is_due && commits_since < CHECKPOINT_AT_LAST {
             return snapshot;
         }
         match snapshot.checkpoint(self.engine.as_ref(), None) {
@@ -520,58 +565,53 @@ impl Inner {
         }
     }
 
+    /// Looks at the commits after version `seen`, to which the change has been found to fit already; whether an overwrite has
+    /// to find out anew which cells there are.
     fn check_conflict(
         &self,
         base: &FrameState,
+        seen: u64,
         newer: &SnapshotRef,
         change: &Change,
         removed: &HashSet<String>,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let frame = &base.frame;
         if !is_same_table(newer, &base.snapshot) {
             return Err(Error::conflict(format!(
                 "the schema or settings of {frame} changed during this write: write again"
             )));
         }
-        if removed.is_empty() && !change.decided_by_rows() {
-            return Ok(());
+        let overwrites = matches!(change, Change::Overwrite);
+        if removed.is_empty() && !change.decided_by_rows() && !overwrites {
+            return Ok(false);
         }
-        for version in base.version() + 1..=newer.version() {
+        let mut compacted = false;
+        for version in seen + 1..=newer.version() {
             let commit = self.io.block_on(Commit::read(self.store.as_ref(), frame, version))?;
-            if change.decided_by_rows() && !keeps_rows(&commit.entry) {
+            if change.decided_by_rows() && !keeps_rows(&commit) {
                 return Err(Error::conflict(format!(
                     "version {version} of {frame} changed rows that this statement decided by: run it again"
                 )));
             }
             // Even one that is there again: others mark rows as deleted so.
-            if commit.removed.iter().any(|path| removed.contains(path)) {
+            let replaced = commit.removed.iter().any(|path| removed.contains(path));
+            if overwrites && keeps_rows(&commit) {
+                compacted |= replaced;
+            } else if replaced || overwrites {
                 return Err(Error::conflict(format!(
-                    "version {version} of {frame} removed cells that this write replaces: read it and write again"
+                    "version {version} of {frame} changed rows that this write replaces: read it and write again"
                 )));
             }
         }
-        Ok(())
-    }
-
-    /// Whether an overwrite is only in the way of compactions and appends.
-    fn only_compacted(&self, base: &FrameState, newer: &SnapshotRef, change: &Change) -> Result<bool> {
-        if !matches!(change, Change::Overwrite) || !is_same_table(newer, &base.snapshot) {
-            return Ok(false);
-        }
-        for version in base.version() + 1..=newer.version() {
-            let commit = self.io.block_on(Commit::read(self.store.as_ref(), &base.frame, version))?;
-            if !keeps_rows(&commit.entry) {
-                return Ok(false);
-            }
-        }
-        Ok(true)
+        Ok(compacted)
     }
 
     fn remember(&self, state: &Arc<FrameState>) {
         let mut latest = lock(&self.latest);
-        let newer = latest.get(&state.frame).is_none_or(|known| known.version() < state.version());
-        if newer {
-            latest.insert(state.frame.clone(), Arc::clone(state));
+        let is_older = latest.get(&state.frame).is_some_and(|known| known.state.version() > state.version());
+        if !is_older {
+            let seen = (Instant::now(), SystemTime::now());
+            latest.insert(state.frame.clone(), Known { state: Arc::clone(state), seen });
         }
     }
 
@@ -583,7 +623,7 @@ impl Inner {
         if missing {
             return Error::not_found(format!("frame {frame} has no ledger")).with_source(error);
         }
-        Error::from(error).context(format!("the ledger of {frame} cannot be read"))
+        unreadable(frame, error.into())
     }
 
     fn committer(&self) -> Box<dyn Committer> {
@@ -638,12 +678,6 @@ pub(super) fn backoff(attempt: u32) -> Duration {
     ceiling.mul_f64(fastrand::f64())
 }
 
-/// Whether two versions are of one table, with the same columns and settings.
-fn is_same_table(a: &SnapshotRef, b: &SnapshotRef) -> bool {
-    let id = |snapshot: &SnapshotRef| snapshot.table_configuration().metadata().id().to_string();
-    id(a) == id(b) && a.schema() == b.schema() && a.metadata_configuration() == b.metadata_configuration()
-}
-
 /// Refuses to take rows out of a table that only takes more.
 ///
 /// # Errors
@@ -653,58 +687,6 @@ pub(super) fn require_removable(snapshot: &SnapshotRef) -> Result<()> {
         Some(true) => Err(Error::unsupported("the frame only takes new rows (delta.appendOnly): nothing was changed")),
         _ => Ok(()),
     }
-}
-
-/// What the cells call the columns, where that is something else.
-fn physical_names(schema: &StructType) -> Result<HashMap<String, String>> {
-    let mut names = HashMap::new();
-    for field in schema.fields() {
-        let physical = physical_name(field);
-        if physical != field.name() {
-            names.insert(field.name().to_string(), physical.to_string());
-        }
-        if has_other_names(field.data_type()) {
-            return Err(Error::unsupported(format!(
-                "column '{}' has fields that its cells call something else (column mapping), which this version cannot read",
-                field.name()
-            )));
-        }
-    }
-    Ok(names)
-}
-
-fn physical_name(field: &StructField) -> &str {
-    match field.metadata().get(PHYSICAL_NAME) {
-        Some(MetadataValue::String(name)) => name,
-        _ => field.name(),
-    }
-}
-
-fn has_other_names(data_type: &KernelType) -> bool {
-    match data_type {
-        KernelType::Struct(fields) => {
-            fields.fields().any(|field| physical_name(field) != field.name() || has_other_names(field.data_type()))
-        }
-        KernelType::Array(array) => has_other_names(ArrayType::element_type(array)),
-        KernelType::Map(map) => has_other_names(MapType::key_type(map)) || has_other_names(MapType::value_type(map)),
-        _ => false,
-    }
-}
-
-/// Without what delta_kernel notes of columns: batches of others do not have it.
-fn bare_schema(schema: &Schema) -> Schema {
-    Schema::new(schema.fields().iter().map(|field| bare(field)).collect::<Vec<_>>())
-}
-
-fn bare(field: &Field) -> Field {
-    let within = |field: &Arc<Field>| Arc::new(bare(field));
-    let data_type = match field.data_type() {
-        DataType::Struct(fields) => DataType::Struct(fields.iter().map(within).collect()),
-        DataType::List(item) => DataType::List(within(item)),
-        DataType::Map(entries, sorted) => DataType::Map(within(entries), *sorted),
-        other => other.clone(),
-    };
-    Field::new(field.name(), data_type, field.is_nullable())
 }
 
 /// What the ledger's names of a frame's cells are relative to.

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use arrow::array::{
     Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, StructArray, TimestampMicrosecondArray,
+    new_null_array,
 };
 use arrow::compute::nullif;
-use arrow::datatypes::{Int32Type, Int64Type, Schema, TimestampMicrosecondType};
+use arrow::datatypes::{DataType, Int32Type, Int64Type, Schema, TimestampMicrosecondType};
 use arrow::util::display::array_value_to_string;
 use delta_kernel::actions::deletion_vector::{DeletionVectorDescriptor, DeletionVectorStorageType};
 use delta_kernel::engine::arrow_data::{ArrowEngineData, EngineDataArrowExt};
@@ -17,9 +18,12 @@ use delta_kernel::{Engine, FilteredEngineData};
 use object_store::path::Path;
 use url::Url;
 
+use super::alter::former_floats;
 use super::cells::CELL_PREFIX;
 use super::deleted_rows::DeletedRows;
-use super::ledger::{FrameState, frame_root};
+use super::error::unreadable;
+use super::frame_state::FrameState;
+use super::ledger::frame_root;
 use crate::{Error, Result};
 
 /// Microseconds that Delta's statistics can have cut off a moment.
@@ -75,7 +79,7 @@ impl Cells {
     /// Rows of the file of cell `index`, deleted ones included, when its entry says so.
     pub fn rows_written(&self, index: usize) -> Option<u64> {
         let counts = self.stats()?.column_by_name("numRecords")?.as_primitive_opt::<Int64Type>()?;
-        counts.is_valid(index).then(|| counts.value(index).max(0) as u64)
+        counts.is_valid(index).then(|| u64::try_from(counts.value(index)).ok())?
     }
 
     /// The rows of cell `index` that are marked as deleted.
@@ -92,6 +96,12 @@ impl Cells {
     /// Deleted rows are among them. No value is above the greatest.
     pub fn statistic(&self, which: &str, column: &str) -> Option<Arc<dyn Array>> {
         self.stats()?.column_by_name(which)?.as_struct_opt()?.column_by_name(column).cloned()
+    }
+
+    /// Whether the bounds of cell `index` are values that it has, and its counts of nulls are right.
+    pub fn is_tight(&self, index: usize) -> bool {
+        let tight = self.stats().and_then(|stats| stats.column_by_name("tightBounds")?.as_boolean_opt());
+        tight.is_none_or(|tight| tight.is_null(index) || tight.value(index))
     }
 
     /// Values of a partition column, by its name in the cells, one entry a cell.
@@ -119,6 +129,10 @@ impl Cells {
 /// # Errors
 /// [`crate::ErrorKind::Corrupt`] for entries that cannot be, and what the store says.
 pub(super) fn list_cells(state: &FrameState, engine: &dyn Engine) -> Result<Cells> {
+    listed(state, engine).map_err(|error| unreadable(&state.frame, error))
+}
+
+fn listed(state: &FrameState, engine: &dyn Engine) -> Result<Cells> {
     let scan = Arc::clone(&state.snapshot)
         .scan_builder()
         .with_stats(StatsOptions::all_struct())
@@ -135,29 +149,48 @@ pub(super) fn list_cells(state: &FrameState, engine: &dyn Engine) -> Result<Cell
     let batch = arrow::compute::concat_batches(&first.schema(), &batches)?;
     let root = frame_root(&state.frame)?;
     let names = batch.column_by_name("path").and_then(|c| c.as_string_opt::<i32>());
-    let names = names.ok_or_else(|| Error::corrupt(format!("the ledger of {} lists no paths", state.frame)))?;
+    let names = names.ok_or_else(|| Error::corrupt("it lists no paths"))?;
     let paths: Vec<_> = names.iter().map(|name| cell_path(&root, name.unwrap_or_default())).collect::<Result<_>>()?;
-    let batch = with_true_bounds(batch, &paths)?;
+    let batch = with_true_bounds(batch, &paths, &former_floats(&state.snapshot.schema()))?;
     let mut cells = Cells { paths, batch, deleted: HashMap::new() };
-    cells.deleted = deleted_rows(&cells, &root, engine)
-        .map_err(|error| error.context(format!("the deletion vectors of {} cannot be read", state.frame)))?;
+    let counts = cells.stats().and_then(|stats| stats.column_by_name("numRecords")?.as_primitive_opt::<Int64Type>());
+    if let Some(impossible) = counts.and_then(|counts| counts.iter().flatten().find(|count| *count < 0)) {
+        return Err(Error::corrupt(format!("it says that a cell has {impossible} rows")));
+    }
+    cells.deleted = deleted_rows(&cells, &root, engine)?;
     Ok(cells)
 }
 
-/// The ledger's rows with greatest values that nothing is above.
-fn with_true_bounds(batch: RecordBatch, paths: &[Path]) -> Result<RecordBatch> {
+/// The ledger's rows with bounds that nothing is beyond, and without those of the columns `unbounded`.
+fn with_true_bounds(batch: RecordBatch, paths: &[Path], unbounded: &HashSet<String>) -> Result<RecordBatch> {
     let ours = |path: &Path| path.filename().is_some_and(|name| name.starts_with(CELL_PREFIX));
     let others: BooleanArray = paths.iter().map(|path| Some(!ours(path))).collect();
     let mut columns = batch.columns().to_vec();
     if let Some((at, _)) = batch.schema_ref().column_with_name("stats_parsed") {
+        for (bounds, column) in
+            ["minValues", "maxValues"].into_iter().flat_map(|b| unbounded.iter().map(move |c| (b, c)))
+        {
+            columns[at] = with_child(&columns[at], bounds, |bounds| {
+                with_child(bounds, column, |values| Ok(new_null_array(values.data_type(), values.len())))
+            })?;
+        }
+        columns[at] = with_child(&columns[at], "minValues", |least| each(least, |values| certain(values, &others)))?;
         columns[at] = with_child(&columns[at], "maxValues", |greatest| {
-            let Some(greatest) = greatest.as_struct_opt() else { return Ok(Arc::clone(greatest)) };
-            let (fields, values, nulls) = greatest.clone().into_parts();
-            let values = values.iter().map(|values| true_bounds(values, &others)).collect::<Result<_>>()?;
-            Ok(Arc::new(StructArray::try_new(fields, values, nulls)?))
+            each(greatest, |values| true_bounds(&certain(values, &others)?, &others))
         })?;
     }
+    if let Some((at, _)) = batch.schema_ref().column_with_name("partitionValues_parsed") {
+        columns[at] = each(&columns[at], null_for_empty)?;
+    }
     Ok(RecordBatch::try_new(batch.schema(), columns)?)
+}
+
+/// An empty text as the value of a partition column is Delta's null.
+fn null_for_empty(values: &ArrayRef) -> Result<ArrayRef> {
+    match values.as_string_opt::<i32>() {
+        Some(texts) => Ok(nullif(values, &texts.iter().map(|text| Some(text == Some(""))).collect())?),
+        None => Ok(Arc::clone(values)),
+    }
 }
 
 /// A struct with another child of that name, if it has one.
@@ -168,6 +201,25 @@ fn with_child(array: &ArrayRef, name: &str, change: impl FnOnce(&ArrayRef) -> Re
         children[at] = change(&children[at])?;
     }
     Ok(Arc::new(StructArray::try_new(fields, children, nulls)?))
+}
+
+/// A struct whose children are changed.
+fn each(array: &ArrayRef, change: impl Fn(&ArrayRef) -> Result<ArrayRef>) -> Result<ArrayRef> {
+    let Some(parent) = array.as_struct_opt() else { return Ok(Arc::clone(array)) };
+    let (fields, children, nulls) = parent.clone().into_parts();
+    let children = children.iter().map(change).collect::<Result<_>>()?;
+    Ok(Arc::new(StructArray::try_new(fields, children, nulls)?))
+}
+
+/// Digits that a double keeps, by way of which others write the bounds of decimals.
+const DOUBLE_DIGITS: u8 = 15;
+
+/// Bounds without those of others that can be rounded.
+fn certain(bounds: &ArrayRef, others: &BooleanArray) -> Result<ArrayRef> {
+    match bounds.data_type() {
+        DataType::Decimal128(precision, _) if *precision > DOUBLE_DIGITS => Ok(nullif(bounds, others)?),
+        _ => Ok(Arc::clone(bounds)),
+    }
 }
 
 /// Moments are cut to milliseconds; floats of cells that are not our own may leave out NaN, which is greater than all
@@ -195,7 +247,8 @@ fn deleted_rows(cells: &Cells, root: &Url, engine: &dyn Engine) -> Result<HashMa
                 cells.name(index)
             ))
         })?;
-        let rows = descriptor(vectors, index)?.read(engine.storage_handler(), root)?;
+        let read = || -> Result<_> { Ok(descriptor(vectors, index)?.read(engine.storage_handler(), root)?) };
+        let rows = read().map_err(|error| error.context(format!("the deletion vector of {}", cells.name(index))))?;
         // A few bytes can stand for more rows than there is memory for.
         if rows.max().is_some_and(|last| last >= written) {
             return Err(Error::corrupt(format!(
@@ -223,6 +276,10 @@ fn descriptor(vectors: &StructArray, index: usize) -> Result<DeletionVectorDescr
             "a deletion vector lies outside the frame's folder: copy the table with its files",
         ));
     }
+    let path = text("pathOrInlineDv").unwrap_or_default();
+    if storage == DeletionVectorStorageType::PersistedRelative && is_outside(path) {
+        return Err(Error::corrupt(format!("it names a deletion vector outside its frame: {path:?}")));
+    }
     Ok(DeletionVectorDescriptor::try_new(
         storage,
         text("pathOrInlineDv").ok_or_else(missing)?,
@@ -232,15 +289,24 @@ fn descriptor(vectors: &StructArray, index: usize) -> Result<DeletionVectorDescr
     )?)
 }
 
+/// Whether the random prefix before the 20 characters of a vector's id leads out of the folder; the id's alphabet has
+/// dots and slashes.
+fn is_outside(path: &str) -> bool {
+    const ID: usize = 20;
+    let prefix = path.len().checked_sub(ID).and_then(|end| path.get(..end)).unwrap_or(path);
+    prefix.starts_with(['/', '\\']) || prefix.contains("://") || prefix.split(['/', '\\']).any(|part| part == "..")
+}
+
 /// A ledger's relative, percent-encoded path as a path of the meadow. Paths that leave the frame's folder are refused:
 /// who can write the ledger must not read the rest of the store through us.
 pub(super) fn cell_path(root: &Url, name: &str) -> Result<Path> {
-    let outside = || Error::corrupt(format!("the ledger names a cell outside its frame: {name:?}"));
+    let outside = || Error::corrupt(format!("it names a cell outside its frame: {name:?}"));
     let location = root.join(name).map_err(|_| outside())?;
     if !location.as_str().starts_with(root.as_str()) {
         return Err(outside());
     }
-    Ok(Path::from_url_path(location.path()).map_err(object_store::Error::from)?)
+    Path::from_url_path(location.path())
+        .map_err(|_| Error::corrupt(format!("it names a cell {name:?}, which cannot be")))
 }
 
 /// The ledger's names of the cells of a version.

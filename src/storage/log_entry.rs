@@ -12,8 +12,9 @@ use serde_json::{Map, Value, json};
 use std::sync::Arc;
 
 use super::backend::create;
+use super::frame_state::FrameState;
 use super::history;
-use super::ledger::{ENGINE, FrameState, Inner, Ledger, MAX_TRIES, backoff, pause};
+use super::ledger::{ENGINE, Inner, Ledger, MAX_TRIES, backoff, pause};
 use super::names::FrameRef;
 use crate::{Error, ErrorKind, Result};
 

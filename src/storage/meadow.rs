@@ -2,24 +2,29 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{Schema, SchemaRef};
 use async_trait::async_trait;
 use bytes::Bytes;
 use delta_kernel::engine::arrow_conversion::{TryIntoArrow, TryIntoKernel};
 use delta_kernel::schema::StructType;
+use futures::TryStreamExt;
 use object_store::ObjectStore;
 use object_store::path::Path;
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 
 use super::backend::{StorageBackend, open_backend};
-use super::ledger::{AsOf, FrameInfo, FrameState, Ledger};
+use super::claim::Claims;
+use super::frame_state::FrameState;
+use super::ledger::{AsOf, FrameInfo, Ledger};
 use super::listing::Cells;
 use super::metered::{Meter, Metered};
 use super::names::{BoxName, FrameRef, HiveName};
 use super::probe::{ProbeResult, probe};
 use super::registry::{FrameRecord, Registry};
+use super::restore::RestoreResult;
 use super::schema;
 use crate::sync::lock;
 use crate::{Error, ErrorKind, Result};
@@ -27,6 +32,12 @@ use crate::{Error, ErrorKind, Result};
 /// The layout that this version reads and writes.
 const FORMAT: u32 = 1;
 const RECORD: &str = "_apiary.json";
+/// After that time without a sign of who removes or brings back cells, it is taken for dead.
+const STALE: Duration = Duration::from_secs(30);
+/// How long another is waited for who removes or brings back cells: longer than a dead one is believed to live.
+const PATIENCE: Duration = Duration::from_secs(45);
+/// Between two looks whether it is done.
+const LOOK: Duration = Duration::from_millis(200);
 
 #[derive(Debug, Serialize, Deserialize)]
 struct MeadowRecord {
@@ -44,6 +55,7 @@ pub struct Meadow {
     meter: Arc<Meter>,
     place_store: Arc<dyn ObjectStore>,
     writable: bool,
+    claims: Arc<Claims>,
     /// The record ids of the frames that were read.
     known: Arc<Mutex<HashMap<FrameRef, String>>>,
 }
@@ -79,6 +91,7 @@ impl Meadow {
         let ledger = Ledger::new(backend.store(), backend.is_local(), io);
         Ok(Self {
             registry: Registry::new(Arc::clone(&backend)),
+            claims: Arc::new(Claims::new(Arc::clone(&backend), STALE)),
             backend,
             ledger,
             meter,
@@ -113,6 +126,38 @@ impl Meadow {
         Arc::clone(&self.place_store)
     }
 
+    /// Does what removes cells of a frame from the place, or lists removed ones again, while nobody else does either: what one
+    /// of them sees must hold until it is done.
+    ///
+    /// # Errors
+    /// Those of `work`; [`ErrorKind::Conflict`] when another goes on for long; what the place says.
+    pub(super) async fn alone<T>(&self, frame: &FrameRef, work: impl Future<Output = Result<T>>) -> Result<T> {
+        let (path, asked) = (housekeeping(frame).join("cells"), Instant::now());
+        tokio::pin!(work);
+        loop {
+            match self.claims.hold(&path, &mut work).await? {
+                Some(done) => return Ok(done),
+                None if asked.elapsed() > PATIENCE => {
+                    return Err(Error::conflict(format!(
+                        "another VACUUM or RESTORE of {frame} goes on: try again when it is done"
+                    )));
+                }
+                None => tokio::time::sleep(LOOK).await,
+            }
+        }
+    }
+
+    /// Makes the newest version what another one was; see [`Ledger::restore`].
+    ///
+    /// # Errors
+    /// As [`Ledger::restore`], and [`ErrorKind::Conflict`] when a vacuum goes on for long.
+    pub async fn restore(&self, frame: &FrameRef, to: AsOf) -> Result<RestoreResult> {
+        self.require_writable()?;
+        // Forgets what is remembered of another frame of that name.
+        self.state(frame, AsOf::Latest).await?;
+        self.alone(frame, self.ledger.restore(frame, to)).await
+    }
+
     /// Says why not, when commits would not be safe here.
     ///
     /// # Errors
@@ -128,26 +173,59 @@ impl Meadow {
     pub async fn create_frame(
         &self,
         frame: &FrameRef,
-        schema: &arrow::datatypes::Schema,
+        schema: &Schema,
         partition_by: &[String],
         if_not_exists: bool,
     ) -> Result<bool> {
         self.require_writable()?;
         let schema = schema::frame_schema(schema)?;
         let partition_by = schema::partition_columns(&schema, partition_by)?;
-        let kernel: StructType = schema.as_ref().try_into_kernel()?;
-        let record = FrameRecord {
-            id: uuid::Uuid::new_v4().to_string(),
-            schema: serde_json::to_string(&kernel).map_err(|e| Error::internal(e.to_string()))?,
-            partition_by: partition_by.clone(),
-            dropping: false,
-        };
+        let record = record(&schema, &partition_by)?;
         self.finish_interrupted_drop(frame).await?;
+        self.require_no_table(frame).await?;
         if !self.registry.create_frame(frame, &record, if_not_exists).await? {
             return Ok(false);
         }
         self.create_ledger(frame, schema, partition_by).await?;
         Ok(true)
+    }
+
+    /// Makes a frame of the Delta table that others wrote into its folder, and gives the version that it has.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] without a table there, or without the box; [`ErrorKind::AlreadyExists`] when it is a frame;
+    /// [`ErrorKind::Unsupported`] for a table with features that are not known.
+    pub async fn attach(&self, frame: &FrameRef) -> Result<u64> {
+        self.require_writable()?;
+        self.finish_interrupted_drop(frame).await?;
+        self.ledger.forget(frame);
+        let state = self.ledger.state(frame, AsOf::Latest).await.map_err(|error| match error.kind() {
+            ErrorKind::NotFound => Error::not_found(format!(
+                "there is no Delta table in {}: a table is attached where it lies, so put its folder there first",
+                self.location(frame)
+            )),
+            _ => error,
+        })?;
+        let record = record(state.schema.as_ref(), &state.partition_by)?;
+        self.registry.create_frame(frame, &record, false).await?;
+        Ok(state.version())
+    }
+
+    /// Takes a frame's name away and leaves its table where it is; gives its place.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] when there is none.
+    pub async fn detach(&self, frame: &FrameRef) -> Result<String> {
+        self.require_writable()?;
+        self.registry.frame(frame).await?;
+        self.backend.delete_below(&housekeeping(frame)).await?;
+        self.registry.remove_frame(frame).await?;
+        self.ledger.forget(frame);
+        Ok(self.location(frame))
+    }
+
+    fn location(&self, frame: &FrameRef) -> String {
+        format!("{}/{}", self.backend.location().trim_end_matches('/'), frame.folder())
     }
 
     /// Removes a frame, its ledger and its cells; `false` when there is none and `if_exists`.
@@ -156,7 +234,12 @@ impl Meadow {
     /// [`ErrorKind::NotFound`] when there is none.
     pub async fn drop_frame(&self, frame: &FrameRef, if_exists: bool) -> Result<bool> {
         self.require_writable()?;
-        match self.registry.record_of(frame).await? {
+        let record = match self.registry.record_of(frame).await {
+            // It says nothing that is needed to drop the frame.
+            Err(error) if error.kind() == ErrorKind::Corrupt => Some(FrameRecord::unreadable()),
+            record => record?,
+        };
+        match record {
             Some(record) => self.remove(frame, &record).await.map(|()| true),
             None if if_exists => Ok(false),
             None => Err(Error::not_found(format!("frame {frame} does not exist: use IF EXISTS to allow that"))),
@@ -207,7 +290,20 @@ impl Meadow {
     /// [`ErrorKind::NotFound`] for a frame or version that does not exist.
     pub async fn state(&self, frame: &FrameRef, as_of: AsOf) -> Result<Arc<FrameState>> {
         let (record, state) = futures::join!(self.registry.frame(frame), self.ledger.state(frame, as_of));
-        let record = record.inspect_err(|_| self.ledger.forget(frame))?;
+        let record = match record {
+            Ok(record) => record,
+            Err(error) => {
+                self.ledger.forget(frame);
+                let attachable = error.kind() == ErrorKind::NotFound && state.is_ok();
+                return Err(match attachable && self.registry.record_of(frame).await?.is_none() {
+                    true => Error::not_found(format!(
+                        "frame {frame} does not exist, but a Delta table is in {}: ATTACH FRAME {frame} makes it one",
+                        self.location(frame)
+                    )),
+                    false => error,
+                });
+            }
+        };
         let state = match self.is_another(frame, &record.id) {
             true => {
                 self.ledger.forget(frame);
@@ -216,8 +312,15 @@ impl Meadow {
             false => state,
         };
         match state {
-            // Its creator died between the name and the ledger.
+            // Its creator died between the name and the ledger, or somebody took the ledger away.
             Err(error) if error.kind() == ErrorKind::NotFound && as_of == AsOf::Latest => {
+                if let Err(touched) = self.require_untouched(frame).await {
+                    // Its creator may be writing it just now.
+                    return self.ledger.state(frame, as_of).await.map_err(|error| match error.kind() {
+                        ErrorKind::NotFound => touched,
+                        _ => error,
+                    });
+                }
                 self.heal(frame, &record).await?;
                 self.ledger.state(frame, as_of).await
             }
@@ -246,7 +349,7 @@ impl Meadow {
         let (state, cells) = self.version(frame, AsOf::Latest).await?;
         Ok(FrameInfo {
             name: frame.clone(),
-            location: format!("{}/{}", self.backend.location().trim_end_matches('/'), frame.folder()),
+            location: self.location(frame),
             schema: Arc::clone(&state.schema),
             partition_by: state.partition_by.clone(),
             version: state.version(),
@@ -278,6 +381,20 @@ impl Meadow {
         }
     }
 
+    /// Says so when the folder of a frame without a ledger holds something: an empty ledger would make it garbage.
+    async fn require_untouched(&self, frame: &FrameRef) -> Result<()> {
+        let store = self.backend.store();
+        let left = store.list(Some(&Path::from(frame.folder()))).try_next().await?;
+        match left {
+            None => Ok(()),
+            Some(left) => Err(Error::corrupt(format!(
+                "the ledger of {frame} is gone, and its folder holds {}: put {}/_delta_log back from a copy, or DROP FRAME",
+                left.location,
+                frame.folder()
+            ))),
+        }
+    }
+
     async fn heal(&self, frame: &FrameRef, record: &FrameRecord) -> Result<()> {
         let kernel: StructType = serde_json::from_str(&record.schema)
             .map_err(|e| Error::corrupt(format!("the registry record of {frame}: {e}")))?;
@@ -295,6 +412,20 @@ impl Meadow {
         }
     }
 
+    /// Says so when a Delta table is where a new frame would be, which would take it for its own.
+    async fn require_no_table(&self, frame: &FrameRef) -> Result<()> {
+        let (store, log) = (self.backend.store(), Path::from(frame.folder()).join("_delta_log"));
+        let is_there = store.list(Some(&log)).try_next().await?.is_some();
+        // The name is taken before the log is made.
+        if is_there && self.registry.record_of(frame).await?.is_none() {
+            return Err(Error::already_exists(format!(
+                "a Delta table is in {}: ATTACH FRAME {frame} makes it a frame, or take its folder away",
+                self.location(frame)
+            )));
+        }
+        Ok(())
+    }
+
     async fn finish_interrupted_drop(&self, frame: &FrameRef) -> Result<()> {
         match self.registry.record_of(frame).await? {
             Some(record) if record.dropping => self.remove(frame, &record).await,
@@ -310,6 +441,16 @@ impl Meadow {
         self.ledger.forget(frame);
         Ok(())
     }
+}
+
+fn record(schema: &Schema, partition_by: &[String]) -> Result<FrameRecord> {
+    let kernel: StructType = schema.try_into_kernel()?;
+    Ok(FrameRecord {
+        id: uuid::Uuid::new_v4().to_string(),
+        schema: serde_json::to_string(&kernel).map_err(|e| Error::internal(e.to_string()))?,
+        partition_by: partition_by.to_vec(),
+        dropping: false,
+    })
 }
 
 /// Where nodes agree on who keeps a frame's house.
@@ -341,15 +482,23 @@ async fn read_or_make_record(backend: &dyn StorageBackend) -> Result<MeadowRecor
 }
 
 fn parse_record(bytes: &Bytes) -> Result<MeadowRecord> {
-    let record: MeadowRecord =
-        serde_json::from_slice(bytes).map_err(|e| Error::corrupt(format!("{RECORD} is damaged: {e}")))?;
-    if record.format > FORMAT {
+    #[derive(Deserialize)]
+    struct Format {
+        format: u32,
+    }
+    let damaged = |error: serde_json::Error| {
+        Error::corrupt(format!(
+            "{RECORD}, which says that this is a meadow, is damaged ({error}): put it back from a copy; if there is none, \
+             remove it, and it is made anew"
+        ))
+    };
+    let Format { format } = serde_json::from_slice(bytes).map_err(damaged)?;
+    if format > FORMAT {
         return Err(Error::unsupported(format!(
-            "the meadow has format {} and this version knows {FORMAT}: upgrade apiary",
-            record.format
+            "the meadow has format {format} and this version knows {FORMAT}: upgrade apiary"
         )));
     }
-    Ok(record)
+    serde_json::from_slice(bytes).map_err(damaged)
 }
 
 fn not_empty(what: &str, count: usize, of: &str) -> Error {

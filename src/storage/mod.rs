@@ -12,12 +12,14 @@
 //! | `schema` | types and columns: what a frame takes, what is refused |
 //! | `leafcutter` | how large cells and row groups are cut |
 //! | `cells`, `cell_stats` | Parquet files being written, and what the ledger says of them |
+//! | `frame_state` | one version of a frame: columns, settings, names within cells |
 //! | `ledger`, `change`, `history` | a frame's Delta log: snapshots, commits and what conflicts, the past |
 //! | `commit_line` | commits of one frame that wait for each other |
 //! | `listing`, `deleted_rows` | the cells of one version, and which of their rows do not count |
 //! | `alter`, `restore`, `log_entry` | commits of metadata, and of versions that come back |
 //! | `stream_buffer` | rows on the local disk that are not committed yet |
 //! | `vacuum`, `log_cleanup` | cells and log entries that no version needs |
+//! | `verify` | whether the files of a frame are those that its ledger says |
 //! | `claim` | jobs that one node at a time does |
 //! | `swarm` | what nodes tell each other through the meadow |
 
@@ -33,6 +35,7 @@ mod commit_line;
 pub mod deleted_rows;
 mod error;
 pub mod faulty;
+mod frame_state;
 mod history;
 pub mod leafcutter;
 pub mod ledger;
@@ -50,15 +53,19 @@ pub mod schema;
 pub mod stream_buffer;
 pub mod swarm;
 pub mod vacuum;
+mod verify;
 
 pub use alter::{Alteration, Check};
 pub use backend::{LocalBackend, MemoryBackend, StorageBackend, open_backend};
 pub use change::{Change, ChangeResult, Rewrite, Transaction};
 pub use cloud::S3Backend;
-pub use history::HistoryEntry;
-pub use ledger::{AsOf, FrameInfo, FrameState, Ledger, WriteMode, WriteResult};
+pub(crate) use error::store_error;
+pub use frame_state::FrameState;
+pub use history::{Commit, HistoryEntry};
+pub use ledger::{AsOf, FrameInfo, Ledger, WriteMode, WriteResult};
 pub use listing::Cells;
 pub use meadow::Meadow;
 pub(crate) use meadow::housekeeping;
 pub use names::{BoxName, FrameName, FrameRef, HiveName, MAX_NAME};
 pub use restore::RestoreResult;
+pub use verify::{Finding, Problem};

@@ -41,6 +41,13 @@ pub struct FrameRecord {
     pub dropping: bool,
 }
 
+impl FrameRecord {
+    /// What stands for one that is damaged, when its frame is dropped.
+    pub(super) fn unreadable() -> Self {
+        Self { id: uuid::Uuid::new_v4().to_string(), schema: String::new(), partition_by: Vec::new(), dropping: true }
+    }
+}
+
 #[derive(Serialize, Deserialize)]
 struct NameRecord {
     id: String,
@@ -233,5 +240,29 @@ fn decode(bytes: &Bytes, name: &str) -> Result<FrameRecord> {
     if bytes.len() as u64 > MAX_RECORD {
         return Err(Error::corrupt(format!("the registry record of {name} is larger than {MAX_RECORD} bytes")));
     }
-    serde_json::from_slice(bytes).map_err(|e| Error::corrupt(format!("the registry record of {name}: {e}")))
+    serde_json::from_slice(bytes).map_err(|error| {
+        Error::corrupt(format!(
+            "the registry record of {name} is damaged ({error}): put _registry/{}.json back from a copy, or DROP FRAME",
+            name.replace('.', "/")
+        ))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    proptest::proptest! {
+        #[test]
+        fn whatever_a_record_holds_is_read_or_refused(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..300)) {
+            // It must not panic.
+            drop(decode(&Bytes::from(bytes), "a.b.c"));
+        }
+
+        #[test]
+        fn a_record_is_read_as_it_was_written(id in ".{0,20}", schema in ".{0,40}", columns in proptest::collection::vec(".{0,9}", 0..4)) {
+            let record = FrameRecord { id, schema, partition_by: columns, dropping: false };
+            proptest::prop_assert_eq!(decode(&encode(&record).unwrap(), "a.b.c").unwrap(), record);
+        }
+    }
 }

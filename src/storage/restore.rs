@@ -6,14 +6,19 @@ use std::sync::{Arc, Mutex};
 use arrow::array::RecordBatch;
 use arrow::json::WriterBuilder;
 use arrow::json::writer::LineDelimited;
+use delta_kernel::actions::deletion_vector::DeletionVectorDescriptor;
 use delta_kernel::engine::arrow_data::EngineDataArrowExt;
 use delta_kernel::snapshot::SnapshotRef;
 use futures::{StreamExt, TryStreamExt};
 use object_store::ObjectStoreExt;
+use object_store::path::Path;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
+use url::Url;
 
-use super::ledger::{AsOf, FrameState, Inner, Ledger, frame_root, require_removable};
+use super::error::unreadable;
+use super::frame_state::FrameState;
+use super::ledger::{AsOf, Inner, Ledger, frame_root, require_removable};
 use super::listing::cell_path;
 use super::log_entry::{LogEntry, check_table};
 use super::names::FrameRef;
@@ -42,7 +47,7 @@ impl Ledger {
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`] for a version that is not there, or whose cells a vacuum removed.
-    pub async fn restore(&self, frame: &FrameRef, to: AsOf) -> Result<RestoreResult> {
+    pub(super) async fn restore(&self, frame: &FrameRef, to: AsOf) -> Result<RestoreResult> {
         let target = self.state(frame, to).await?;
         let restored = target.version();
         let counts = Arc::new(Mutex::new((0, 0)));
@@ -62,6 +67,8 @@ impl Ledger {
 impl Inner {
     fn restoring(&self, target: &FrameState, newest: &FrameState) -> Result<(Option<LogEntry>, usize, usize)> {
         let (old, new) = (self.entries(&target.snapshot)?, self.entries(&newest.snapshot)?);
+        let root = frame_root(&target.frame)?;
+        old.keys().try_for_each(|name| cell_path(&root, name).map(drop)).map_err(|e| unreadable(&target.frame, e))?;
         let (coming, going) = (missing_in(&new, &old), missing_in(&old, &new));
         self.require_there(&target.frame, target.version(), &coming)?;
         let mut entry = LogEntry::new("RESTORE", &[("version", target.version().to_string())]);
@@ -103,18 +110,29 @@ impl Inner {
 
     fn require_there(&self, frame: &FrameRef, version: u64, cells: &[&Value]) -> Result<()> {
         let root = frame_root(frame)?;
-        let paths = cells.iter().map(|cell| cell_path(&root, cell["path"].as_str().unwrap_or_default()));
-        let paths = paths.collect::<Result<Vec<_>>>()?;
+        let path = |cell: &&Value| cell_path(&root, cell["path"].as_str().unwrap_or_default());
+        let vectors = cells.iter().filter_map(|cell| vector_path(&root, cell).transpose());
+        let paths = cells.iter().map(path).chain(vectors).collect::<Result<Vec<_>>>();
+        let paths = paths.map_err(|error| unreadable(frame, error))?;
         let looked = futures::stream::iter(paths).map(|path| async move {
             self.store.head(&path).await.map_err(Error::from).map_err(|error| match error.kind() {
                 ErrorKind::NotFound => Error::not_found(format!(
-                    "version {version} of {frame} cannot come back: its cell {path} was removed by a vacuum"
+                    "version {version} of {frame} cannot come back: its file {path} was removed by a vacuum"
                 )),
                 _ => error,
             })
         });
         self.io.block_on(looked.buffer_unordered(LOOKUPS).try_for_each(|_| std::future::ready(Ok(()))))
     }
+}
+
+/// The file that says which rows of a cell are deleted, if one does.
+fn vector_path(root: &Url, cell: &Value) -> Result<Option<Path>> {
+    let Some(vector) = cell.get("deletionVector") else { return Ok(None) };
+    let damaged = |e: &dyn std::fmt::Display| Error::corrupt(format!("a deletion vector: {e}"));
+    let vector: DeletionVectorDescriptor = serde_json::from_value(vector.clone()).map_err(|e| damaged(&e))?;
+    let url = vector.absolute_path(root).map_err(|e| damaged(&e))?;
+    url.map(|url| Path::from_url_path(url.path()).map_err(|e| damaged(&e))).transpose()
 }
 
 /// The cells of `there` that are not in `other` with the same rows. How statistics are written down does not matter.
@@ -140,7 +158,18 @@ fn addition(mut row: Map<String, Value>) -> Result<Value> {
     let mut constants = constants.ok_or_else(|| Error::internal("a cell without partition values"))?;
     row.append(&mut constants);
     row.retain(|name, value| {
-        let known = ["path", "size", "modificationTime", "stats", "deletionVector", "partitionValues", "tags"];
+        let known = [
+            "path",
+            "size",
+            "modificationTime",
+            "stats",
+            "deletionVector",
+            "partitionValues",
+            "tags",
+            "baseRowId",
+            "defaultRowCommitVersion",
+            "clusteringProvider",
+        ];
         known.contains(&name.as_str()) && !value.is_null()
     });
     row.entry("partitionValues").or_insert_with(|| json!({}));

@@ -9,7 +9,10 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions, new_null_array};
 use arrow::compute::{CastOptions, cast_with_options};
-use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, SchemaRef, TimeUnit, TimestampNanosecondType};
+use arrow::datatypes::{
+    DataType, Date64Type, Field, FieldRef, Fields, Float32Type, Float64Type, Schema, SchemaRef, TimeUnit,
+    TimestampNanosecondType,
+};
 
 use crate::{Error, Result};
 
@@ -36,8 +39,28 @@ pub fn frame_schema(schema: &Schema) -> Result<SchemaRef> {
     if schema.fields().is_empty() {
         return Err(Error::schema("the schema has no columns: a frame needs at least one"));
     }
+    if let Some(deep) = schema.fields().iter().find(|field| is_deeper(field.data_type(), MAX_DEPTH)) {
+        return Err(Error::schema(format!("column '{}' is nested more than {MAX_DEPTH} levels deep", deep.name())));
+    }
     let fields: Result<Vec<_>> = schema.fields().iter().map(|f| frame_field(f)).collect();
     Ok(Arc::new(Schema::new(fields?)))
+}
+
+/// Levels of lists, structs and maps within each other: readers go through them by recursion.
+const MAX_DEPTH: usize = 50;
+
+fn is_deeper(data_type: &DataType, levels: usize) -> bool {
+    let below = |field: &Field| levels == 0 || is_deeper(field.data_type(), levels - 1);
+    match data_type {
+        DataType::List(item)
+        | DataType::LargeList(item)
+        | DataType::ListView(item)
+        | DataType::LargeListView(item)
+        | DataType::FixedSizeList(item, _)
+        | DataType::Map(item, _) => below(item),
+        DataType::Struct(fields) => fields.iter().any(|field| below(field)),
+        _ => false,
+    }
 }
 
 /// Characters that Delta tables do not have in names.
@@ -92,7 +115,14 @@ fn frame_type(column: &str, data_type: &DataType) -> Result<DataType> {
         T::List(item) | T::LargeList(item) | T::ListView(item) | T::LargeListView(item) | T::FixedSizeList(item, _) => {
             T::List(Arc::new(Field::new("element", frame_type(column, item.data_type())?, item.is_nullable())))
         }
-        T::Struct(fields) => T::Struct(fields.iter().map(|f| frame_field(f)).collect::<Result<Fields>>()?),
+        T::Struct(fields) => {
+            let mut seen = std::collections::HashSet::new();
+            if fields.is_empty() || fields.iter().any(|f| f.name().is_empty() || !seen.insert(f.name().to_lowercase()))
+            {
+                return refuse("each of its parts needs a name of its own (case does not tell them apart)");
+            }
+            T::Struct(fields.iter().map(|f| frame_field(f)).collect::<Result<Fields>>()?)
+        }
         T::Map(entries, _) => map_type(column, entries)?,
         T::Null => return refuse("it holds only nulls; cast it to the type that its values will have"),
         T::Time32(_) | T::Time64(_) => {
@@ -132,6 +162,11 @@ pub fn partition_columns(schema: &Schema, partition_by: &[String]) -> Result<Vec
                 field.data_type()
             )));
         }
+        if field.name().split(['/', '\\']).any(|part| part == "." || part == "..") {
+            return Err(Error::schema(format!(
+                "column '{name}' cannot partition a frame: its values are folders, and the name would lead elsewhere"
+            )));
+        }
         if columns.contains(field.name()) {
             return Err(Error::schema(format!("partition column '{name}' is there twice")));
         }
@@ -156,6 +191,13 @@ impl Coercion {
     /// # Errors
     /// [`crate::ErrorKind::Schema`] naming the column that is unknown, missing or of another type, and what was wanted.
     pub fn plan(input: &Schema, target: &SchemaRef) -> Result<Self> {
+        let mut seen = std::collections::HashSet::new();
+        if let Some(twice) = input.fields().iter().find(|f| !seen.insert(f.name().to_lowercase())) {
+            return Err(Error::schema(format!(
+                "column '{}' is there twice in the data (case does not tell columns apart): drop or rename one",
+                twice.name()
+            )));
+        }
         if let Some(unknown) = input.fields().iter().find(|f| find(target.fields(), f.name()).is_none()) {
             let known: Vec<_> = target.fields().iter().map(|f| f.name().as_str()).collect();
             return Err(Error::schema(format!(
@@ -234,11 +276,42 @@ fn coerce(field: &Field, array: &ArrayRef) -> Result<ArrayRef> {
         return Err(Error::schema(format!("column '{}' takes no nulls and the data has some", field.name())));
     }
     if array.data_type() == field.data_type() {
-        return Ok(Arc::clone(array));
+        return Ok(with_one_nan(array));
     }
-    refuse_lost_nanoseconds(field.name(), array)?;
-    cast_with_options(array, field.data_type(), &STRICT)
-        .map_err(|e| Error::schema(format!("column '{}' does not fit {}: {e}", field.name(), field.data_type())))
+    let unfit = |e: arrow::error::ArrowError| {
+        Error::schema(format!("column '{}' does not fit {}: {e}", field.name(), field.data_type()))
+    };
+    let values = match array.data_type() {
+        DataType::Dictionary(_, values) => &cast_with_options(array, values, &STRICT).map_err(unfit)?,
+        _ => array,
+    };
+    refuse_lost_nanoseconds(field.name(), values)?;
+    refuse_far_days(field.name(), values)?;
+    cast_with_options(values, field.data_type(), &STRICT).map(|cast| with_one_nan(&cast)).map_err(unfit)
+}
+
+/// NaN has many bit patterns, and those with a sign would sort below all numbers: a frame has one, above them.
+fn with_one_nan(array: &ArrayRef) -> ArrayRef {
+    if let Some(doubles) = array.as_primitive_opt::<Float64Type>()
+        && doubles.values().iter().any(|x| x.is_nan() && x.to_bits() != f64::NAN.to_bits())
+    {
+        return Arc::new(doubles.unary::<_, Float64Type>(|x| if x.is_nan() { f64::NAN } else { x }));
+    }
+    if let Some(floats) = array.as_primitive_opt::<Float32Type>()
+        && floats.values().iter().any(|x| x.is_nan() && x.to_bits() != f32::NAN.to_bits())
+    {
+        return Arc::new(floats.unary::<_, Float32Type>(|x| if x.is_nan() { f32::NAN } else { x }));
+    }
+    Arc::clone(array)
+}
+
+/// A cast of days in milliseconds would wrap around.
+fn refuse_far_days(column: &str, array: &ArrayRef) -> Result<()> {
+    let Some(days) = array.as_primitive_opt::<Date64Type>() else { return Ok(()) };
+    match days.iter().flatten().any(|ms| ms.checked_mul(1000).is_none()) {
+        true => Err(Error::schema(format!("column '{column}' has days that are further off than a frame can hold"))),
+        false => Ok(()),
+    }
 }
 
 /// Frames keep microseconds: a cast would silently drop what is below.

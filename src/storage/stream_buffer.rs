@@ -7,7 +7,9 @@
 //! ```text
 //! <buffers>/<frame's id>/<slot>/lock            held by the process that writes here
 //!                               id              of this buffer, in the ledger; a new one when there are no segments
-//!                               segment-…       Arrow IPC stream, in frames: length and checksum (8 bytes each), payload
+//!                               segment-…       Arrow IPC stream, in frames: length, its checksum and that of both
+//!                                               (8 bytes each), payload
+//!                               ….damaged       a copy of a segment of which not all could be read
 //! ```
 
 use std::fs::{File, TryLockError};
@@ -26,10 +28,11 @@ use crate::{Error, Result};
 
 /// How segments are called.
 const SEGMENT: &str = "segment-";
+const DAMAGED: &str = "damaged";
 /// Rows up to which batches are put together.
 const FEW_ROWS: usize = 1024;
 /// Bytes before the payload of a frame.
-const HEAD: usize = 16;
+const HEAD: usize = 24;
 /// Buffers of one frame that are open on one machine at a time.
 const MAX_SLOTS: usize = 1000;
 
@@ -230,9 +233,16 @@ fn segment_files(folder: &Path) -> Result<Vec<(i64, PathBuf)>> {
     for entry in std::fs::read_dir(folder)? {
         let path = entry?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let number = name.strip_prefix(SEGMENT).and_then(|number| number.parse().ok());
-        if let Some(number) = number {
-            segments.push((number, path));
+        let Some(number) = name.strip_prefix(SEGMENT) else { continue };
+        match number.parse() {
+            Ok(number) if number > 0 => segments.push((number, path)),
+            _ if path.extension().is_some_and(|ending| ending == DAMAGED) => {}
+            _ => {
+                return Err(Error::corrupt(format!(
+                    "{} is no segment of a buffer: move it away to go on",
+                    path.display()
+                )));
+            }
         }
     }
     segments.sort();
@@ -241,7 +251,8 @@ fn segment_files(folder: &Path) -> Result<Vec<(i64, PathBuf)>> {
 
 fn framed(payload: &[u8]) -> Vec<u8> {
     let (length, sum) = ((payload.len() as u64).to_le_bytes(), checksum(0, payload).to_le_bytes());
-    [&length, &sum, payload].concat()
+    let head = [length, sum].concat();
+    [&head, &checksum(0, &head).to_le_bytes()[..], payload].concat()
 }
 
 /// The whole batches of a segment.
@@ -254,13 +265,24 @@ fn read(path: &Path) -> Result<Vec<RecordBatch>> {
     let (mut rest, mut stream) = (bytes.as_slice(), Vec::new());
     while let Some((head, after)) = rest.split_first_chunk::<HEAD>() {
         let field = |at: usize| head[at..at + 8].iter().rev().fold(0u64, |n, byte| n << 8 | u64::from(*byte));
+        if checksum(0, &head[..16]) != field(16) {
+            // The file had its length, and the system did not write this page of it before the power went.
+            if head.iter().all(|byte| *byte == 0) {
+                keep_copy(path)?;
+                break;
+            }
+            return Err(damaged("the head of a batch is wrong"));
+        }
         // Not written to its end.
         let Some(payload) = usize::try_from(field(0)).ok().and_then(|length| after.get(..length)) else { break };
         let is_last = payload.len() == after.len();
         if checksum(0, payload) != field(8) {
             match is_last {
-                // The system wrote its pages in another order before the power went.
-                true => break,
+                // The system may have written its pages in another order before the power went; or the disk is bad.
+                true => {
+                    keep_copy(path)?;
+                    break;
+                }
                 false => return Err(damaged("a checksum is wrong")),
             }
         }
@@ -272,6 +294,14 @@ fn read(path: &Path) -> Result<Vec<RecordBatch>> {
     }
     let reader = StreamReader::try_new(Cursor::new(stream), None).map_err(|error| damaged(&error.to_string()))?;
     reader.map(|batch| batch.map_err(|error| damaged(&error.to_string()))).collect()
+}
+
+/// Keeps a segment of which the end cannot be read: what can be is committed, and the segment removed then.
+fn keep_copy(path: &Path) -> Result<()> {
+    let copy = path.with_extension(DAMAGED);
+    std::fs::copy(path, &copy)?;
+    tracing::error!("the end of {} is damaged and left out: {} keeps it", path.display(), copy.display());
+    Ok(())
 }
 
 /// The buffer's id, made when there is none or it is to be a new one.

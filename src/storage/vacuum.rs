@@ -7,6 +7,7 @@ use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt, PutPayload};
 
+use super::error::unreadable;
 use super::history::{self, Commit};
 use super::ledger::{AsOf, frame_root};
 use super::listing::cell_path;
@@ -37,9 +38,23 @@ impl Meadow {
     /// [`crate::ErrorKind::NotFound`] without the frame, and what the store says.
     pub async fn vacuum(&self, frame: &FrameRef, retain: Duration, dry_run: bool) -> Result<Vec<Leftover>> {
         self.require_writable()?;
-        let store = self.backend().store();
         // Nothing is left in a place where there is no frame.
         self.registry().frame(frame).await?;
+        match dry_run {
+            true => self.unneeded(frame, retain).await,
+            false => {
+                self.alone(frame, async {
+                    let leftovers = self.unneeded(frame, retain).await?;
+                    remove(self.backend().store().as_ref(), &leftovers).await?;
+                    Ok(leftovers)
+                })
+                .await
+            }
+        }
+    }
+
+    async fn unneeded(&self, frame: &FrameRef, retain: Duration) -> Result<Vec<Leftover>> {
+        let store = self.backend().store();
         let now = self.store_time(frame).await?;
         let retain = chrono::Duration::from_std(retain).ok();
         let before = retain.and_then(|retain| now.checked_sub_signed(retain)).unwrap_or(chrono::DateTime::UNIX_EPOCH);
@@ -48,18 +63,14 @@ impl Meadow {
         let objects: Vec<_> = store.list(Some(&Path::from(frame.folder()))).try_collect().await?;
         let needed = self.needed(frame, |commit| commit.last_modified >= before).await?;
         let leftovers = objects.into_iter().filter(|object| old(object) && is_cell(frame, &object.location));
-        let leftovers: Vec<_> = leftovers
+        Ok(leftovers
             .filter(|object| !needed.contains(&object.location))
             .map(|object| Leftover { path: object.location, bytes: object.size })
-            .collect();
-        if !dry_run {
-            remove(store.as_ref(), &leftovers).await?;
-        }
-        Ok(leftovers)
+            .collect())
     }
 
     /// Cells of the newest version, and those that `recent` commits removed.
-    async fn needed(&self, frame: &FrameRef, recent: impl Fn(&ObjectMeta) -> bool) -> Result<HashSet<Path>> {
+    pub(super) async fn needed(&self, frame: &FrameRef, recent: impl Fn(&ObjectMeta) -> bool) -> Result<HashSet<Path>> {
         let (_, cells) = self.version(frame, AsOf::Latest).await?;
         let mut needed: HashSet<Path> = (0..cells.len()).map(|index| cells.path(index).clone()).collect();
         let (store, root) = (self.backend().store(), frame_root(frame)?);
@@ -72,7 +83,7 @@ impl Meadow {
         let mut commits = futures::stream::iter(commits).map(read).buffer_unordered(READS);
         while let Some(commit) = commits.try_next().await? {
             for name in commit.removed {
-                needed.insert(cell_path(&root, &name)?);
+                needed.insert(cell_path(&root, &name).map_err(|error| unreadable(frame, error))?);
             }
         }
         Ok(needed)
@@ -90,7 +101,7 @@ impl Meadow {
 }
 
 /// Whether it is named as a cell: not in the ledger's folder, nor hidden as other engines hide what is theirs.
-fn is_cell(frame: &FrameRef, path: &Path) -> bool {
+pub(super) fn is_cell(frame: &FrameRef, path: &Path) -> bool {
     let Some(parts) = path.prefix_match(&Path::from(frame.folder())) else { return false };
     let hidden = |part: &str| part.starts_with(['_', '.']) && !part.contains('=');
     path.extension() == Some("parquet") && !parts.into_iter().any(|part| hidden(part.as_ref()))

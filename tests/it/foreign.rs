@@ -143,7 +143,7 @@ fn a_deletion_vector_that_does_not_fit_its_cell_is_refused() {
                 .for_each(|path| fs::remove_file(path).unwrap());
         }
         let error = read(&colony, "t", AsOf::Latest).unwrap_err();
-        assert!(error.message().contains("deletion vectors of default.default.t"), "{why}: {error}");
+        assert!(error.message().contains("the ledger of default.default.t"), "{why}: {error}");
         assert!(
             matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::NotFound | ErrorKind::Storage),
             "{why}: {error:?}"

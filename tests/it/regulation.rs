@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use apiary::actors::Backpressure;
 use apiary::actors::temperature::Band;
+use apiary::actors::{Backpressure, WriteOptions};
 use apiary::{Colony, ErrorKind, Settings, WriteMode, WriteResult};
 
 use crate::support::{ask, folder, integers, name, numbers, rows, run, settings, start, status, until, values, write};
@@ -22,7 +22,11 @@ fn a_hot_node_holds_writes_back_until_it_is_cooler() {
     fill(&colony, 70_000);
     let written = |backpressure| -> apiary::Result<WriteResult> {
         let rows = rows(vec![numbers(0..1)]);
-        colony.block_on(colony.write_with(&name("small"), rows, WriteMode::Append, backpressure))
+        colony.block_on(colony.write_with(
+            &name("small"),
+            rows,
+            WriteOptions { mode: WriteMode::Append, backpressure, evolve: false },
+        ))
     };
     std::thread::scope(|scope| {
         let heavy = colony.block_on(colony.sql(HEAVY)).unwrap();

@@ -112,6 +112,7 @@ macro_rules! scripts {
 
 scripts!(
     aggregates,
+    as_sql,
     changes,
     ddl,
     dml_errors,

@@ -21,7 +21,10 @@ use tpchgen_arrow::{
 
 use crate::support::{name, rows, start};
 
-const SCALE: f64 = 0.01;
+fn scale() -> f64 {
+    std::env::var("APIARY_SCALE").map_or(0.01, |scale| scale.parse().unwrap())
+}
+
 /// Commits per large table, so that it has more cells than there are bees.
 const PARTS: i32 = 6;
 const TABLES: [&str; 8] = ["region", "nation", "supplier", "customer", "part", "partsupp", "orders", "lineitem"];
@@ -98,14 +101,14 @@ fn parts_of(table: &str) -> Parts {
 
 fn generate(table: &str, part: i32, parts: i32) -> Box<dyn RecordBatchIterator> {
     match table {
-        "region" => Box::new(RegionArrow::new(RegionGenerator::new(SCALE, part, parts))),
-        "nation" => Box::new(NationArrow::new(NationGenerator::new(SCALE, part, parts))),
-        "supplier" => Box::new(SupplierArrow::new(SupplierGenerator::new(SCALE, part, parts))),
-        "customer" => Box::new(CustomerArrow::new(CustomerGenerator::new(SCALE, part, parts))),
-        "part" => Box::new(PartArrow::new(PartGenerator::new(SCALE, part, parts))),
-        "partsupp" => Box::new(PartSuppArrow::new(PartSuppGenerator::new(SCALE, part, parts))),
-        "orders" => Box::new(OrderArrow::new(OrderGenerator::new(SCALE, part, parts))),
-        "lineitem" => Box::new(LineItemArrow::new(LineItemGenerator::new(SCALE, part, parts))),
+        "region" => Box::new(RegionArrow::new(RegionGenerator::new(scale(), part, parts))),
+        "nation" => Box::new(NationArrow::new(NationGenerator::new(scale(), part, parts))),
+        "supplier" => Box::new(SupplierArrow::new(SupplierGenerator::new(scale(), part, parts))),
+        "customer" => Box::new(CustomerArrow::new(CustomerGenerator::new(scale(), part, parts))),
+        "part" => Box::new(PartArrow::new(PartGenerator::new(scale(), part, parts))),
+        "partsupp" => Box::new(PartSuppArrow::new(PartSuppGenerator::new(scale(), part, parts))),
+        "orders" => Box::new(OrderArrow::new(OrderGenerator::new(scale(), part, parts))),
+        "lineitem" => Box::new(LineItemArrow::new(LineItemGenerator::new(scale(), part, parts))),
         other => panic!("{other} is no table of TPC-H"),
     }
 }

@@ -7,11 +7,12 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pytest
 
 ROOT = Path(__file__).parents[2]
 
@@ -21,6 +22,12 @@ def rows(data: Any) -> list[tuple[Any, ...]]:
     table = data if isinstance(data, pa.Table) else pa.table(data)
     found = zip(*(column.to_pylist() for column in table.columns))
     return sorted(found, key=lambda row: [(value is not None, str(type(value)), value) for value in row])
+
+
+def case(known: Mapping[str, str], name: str, *values: Any) -> Any:
+    """A case of a parametrized test, expected to fail where it is ``known`` to."""
+    marks = [pytest.mark.xfail(strict=True, reason=known[name])] if name in known else []
+    return pytest.param(*values, id=name, marks=marks)
 
 
 def folder(storage: Path, frame: str) -> str:

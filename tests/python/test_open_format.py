@@ -11,7 +11,7 @@ import deltalake
 import polars as pl
 import pyarrow as pa
 import pytest
-from apiary import Apiary, Frame
+from apiary import AlreadyExistsError, Apiary, Frame, NotFoundError
 from support import folder, rows
 
 SCHEMA = pa.schema(
@@ -182,3 +182,27 @@ def test_others_read_what_we_changed_and_we_what_they_changed(frame: Frame, stor
     ]
     for version, expected in enumerate(versions, start=4):
         assert rows(frame.read(version=version)) == expected == theirs(path, version), version
+
+
+def test_a_table_of_others_is_attached_and_detached(ap: Apiary, storage: Path) -> None:
+    ap.create_box("ext.d")
+    path = storage / "ext/d/t"
+    with pytest.raises(NotFoundError, match="no Delta table in .*ext/d/t"):
+        ap.attach_frame("ext.d.t")
+    table = pa.table({"site": ["a", None, "a"], "Temp (C)": [1.5, 2.5, None]})
+    deltalake.write_deltalake(path, table, partition_by=["site"], configuration={"delta.columnMapping.mode": "none"})
+    with pytest.raises(NotFoundError, match="ATTACH FRAME ext.d.t makes it one"):
+        ap.frame("ext.d.t").read()
+    frame = ap.attach_frame("ext.d.t")
+    assert ap.frames("ext.d") == ["ext.d.t"]
+    assert rows(frame.read().to_arrow()) == rows(table)
+    deltalake.write_deltalake(path, table, mode="append")
+    frame.write(table.slice(0, 1))
+    assert frame.read().to_arrow().num_rows == deltalake.DeltaTable(path).to_pyarrow_table().num_rows == 7
+    with pytest.raises(AlreadyExistsError):
+        ap.attach_frame("ext.d.t")
+    ap.detach_frame("ext.d.t")
+    with pytest.raises(NotFoundError):
+        frame.read()
+    assert deltalake.DeltaTable(path).to_pyarrow_table().num_rows == 7
+    assert ap.attach_frame("ext.d.t").history()[0].version == 2

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 from apiary import Apiary
 from deltalake import DeltaTable
+from support import output, script
 
 WIDE = "SELECT value AS k, repeat(md5(CAST(value AS VARCHAR)), 8) AS t FROM generate_series(1, 800000)"
 SORT = "SELECT k FROM wide ORDER BY t, k"
@@ -52,11 +53,18 @@ def test_what_is_spilled_is_counted_bounded_and_removed(wide: Path, tmp_path: Pa
 
 
 def test_a_query_that_counts_nothing_is_given_up_when_the_process_holds_too_much(storage: Path) -> None:
-    with Apiary("s", storage, bees=1, memory="32MB") as ap:
+    # In a process of its own: what others let go of meanwhile is to the good of the query.
+    code = """
+    import sys
+    from apiary import Apiary, MemoryExceededError
+    with Apiary("s", sys.argv[1], bees=1, memory="32MB") as ap:
         values = ", ".join(f"({n}, '{n:040}')" for n in range(100_000))
-        with pytest.raises(apiary.MemoryExceededError, match="process held"):
+        try:
             ap.sql(f"SELECT count(*) FROM (VALUES {values})").fetchone()
-        assert ap.sql("SELECT 1").fetchone() == (1,)
+        except MemoryExceededError as error:
+            print("process held" in str(error), ap.sql("SELECT 1").fetchone())
+    """
+    assert output(script(code, storage), 60) == "True (1,)\n"
 
 
 def test_what_a_caller_keeps_is_not_held_against_queries(storage: Path) -> None:

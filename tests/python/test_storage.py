@@ -115,3 +115,16 @@ def test_a_query_over_its_limit_is_stopped(tmp_path: Path) -> None:
             ap.sql("SELECT sum(value) FROM numbers").to_arrow()
         ap.sql("SET max_bytes = 'none'").to_arrow()
         assert ap.sql("SELECT count(value) AS n FROM numbers").to_arrow().to_pylist() == [{"n": 100_000}]
+
+
+def test_a_frame_whose_record_is_damaged_can_be_dropped(ap: Apiary, storage: Path) -> None:
+    for name in ("lab.raw.one", "lab.raw.two"):
+        ap.create_frame(name, pa.schema([("x", pa.int64())])).write({"x": [1]})
+    (storage / "_registry" / "lab" / "raw" / "one.json").write_text("garbage")
+    with pytest.raises(apiary.CorruptError, match="or DROP FRAME"):
+        ap.frame("lab.raw.one").read()
+    ap.drop_frame("lab.raw.one")
+    assert ap.frames() == ["lab.raw.two"]
+    (storage / "_registry" / "lab" / "raw" / "two.json").write_text("garbage")
+    ap.drop_hive("lab", cascade=True)
+    assert (ap.frames(), list((storage / "lab").rglob("*.parquet"))) == ([], [])

@@ -183,8 +183,10 @@ def test_the_nodes_are_a_table(company: tuple[Meadow, Apiary]) -> None:
 
 
 def test_a_system_table_that_is_not_there(ap: Apiary) -> None:
-    with pytest.raises(apiary.NotFoundError, match=r"system\.bees .*nodes, queries, tasks"):
-        ap.sql("SELECT * FROM system.bees")
+    with pytest.raises(
+        apiary.NotFoundError, match=r"system\.wasps .*bees, cells, history, nodes, queries, settings, tasks"
+    ):
+        ap.sql("SELECT * FROM system.wasps")
 
 
 def test_a_value_of_distribute_that_is_not_there(ap: Apiary, storage: Path) -> None:

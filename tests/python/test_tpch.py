@@ -7,6 +7,7 @@ import datetime
 import decimal
 import io
 import math
+import os
 import re
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -22,6 +23,7 @@ from support import ROOT, folder, node_binary
 
 TABLES = ("customer", "lineitem", "nation", "orders", "part", "partsupp", "region", "supplier")
 BOX = "tpch.sf001"
+SCALE = os.environ.get("APIARY_SCALE", "0.01")
 
 
 class Bench(NamedTuple):
@@ -44,7 +46,7 @@ def run(node: str, storage: Path, *args: str) -> str:
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     storage = tmp_path_factory.mktemp("tpch")
     node = node_binary()
-    run(node, storage, "generate", "tpch", "--scale", "0.01", "--into", BOX)
+    run(node, storage, "generate", "tpch", "--scale", SCALE, "--into", BOX)
     connection = duckdb.connect()
     for table in TABLES:
         cells = deltalake.DeltaTable(folder(storage, f"{BOX}.{table}")).file_uris()

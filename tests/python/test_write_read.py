@@ -10,6 +10,7 @@ from typing import Any
 
 import apiary
 import duckdb
+import numpy as np
 import pandas as pd
 import polars as pl
 import pyarrow as pa
@@ -322,3 +323,31 @@ def test_columns_are_chosen_by_name(sensors: Frame) -> None:
     assert sensors.read(["value", "id"]).to_arrow().schema.names == ["value", "id"]
     with pytest.raises(apiary.NotFoundError, match="'nope'"):
         sensors.read(["nope"])
+
+
+def test_fractions_do_not_become_whole_numbers(ap: Apiary) -> None:
+    frame = ap.create_frame("whole", pa.schema([("i", pa.int64())]))
+    for values in ([1.5], [decimal.Decimal("1.5")], np.array([1.5], "float32"), pd.Series([1.5]), (x / 2 for x in [3])):
+        with pytest.raises(apiary.SchemaError, match="i"):
+            frame.write({"i": values})
+    for values in ([1.0], [decimal.Decimal(2)], np.array([3.0], "float32"), pd.Series([4.0, None]), [5, None]):
+        frame.write({"i": values})
+    assert [row for row in rows(frame.read()) if row[0] is not None] == [(1,), (2,), (3,), (4,), (5,)]
+
+
+def test_whole_numbers_beside_missing_ones_come_from_pandas(ap: Apiary) -> None:
+    frame = ap.create_frame("counts", pa.schema([("n", pa.int64()), ("x", pa.float64())]))
+    frame.write(pd.DataFrame({"n": [1, None], "x": [0.5, None]}))
+    assert sorted(frame.read().fetchall(), key=str) == [(1, 0.5), (None, None)]
+    with pytest.raises(apiary.SchemaError, match="column 'n' holds whole numbers .int64., and not all are"):
+        frame.write(pd.DataFrame({"n": [1.5, None], "x": [0.5, None]}))
+
+
+def test_rows_come_one_by_one(ap: Apiary) -> None:
+    frame = ap.create_frame("rows", pa.schema([("n", pa.int64()), ("t", pa.string())]))
+    frame.write({"n": number} if number < 15_000 else {"n": number, "t": str(number)} for number in range(25_000))
+    assert ap.sql("SELECT count(*), sum(n), max(t) FROM rows").fetchall() == [(25_000, 312_487_500, "24999")]
+    with pytest.raises(apiary.InvalidInputError, match="gives dicts, and then a builtins.int"):
+        frame.write(iter([{"n": 1}, 2]))
+    with pytest.raises(apiary.SchemaError, match="column 'n' is a builtins.int: give a list"):
+        frame.write({"n": 1})

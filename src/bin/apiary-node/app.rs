@@ -9,7 +9,7 @@ use crate::cli::{Cli, Command, Dataset};
 use crate::exit_codes::ExitCode;
 use crate::failure::{Failure, Outcome};
 use crate::interrupt::Interrupt;
-use crate::{demo, describe, frames, generate, ingest, progress, run, sql, swarm, tpch};
+use crate::{demo, describe, frames, generate, ingest, progress, run, shell, sql, swarm, tpch};
 
 /// Runs what the command line asks for.
 pub(crate) fn run() -> ExitCode {
@@ -44,7 +44,11 @@ fn execute(mut cli: Cli) -> Outcome {
         return outcome;
     }
     let colony = Colony::start(cli.settings()?).map_err(Failure::of_settings)?;
-    let outcome = colony.block_on(with_colony(&colony, &cli.command));
+    let outcome = match &cli.command {
+        // It waits for lines on this thread, and has its own way with Ctrl-C.
+        Command::Shell(args) => shell::run(&colony, args),
+        command => colony.block_on(with_colony(&colony, command)),
+    };
     let stopped = colony.shutdown();
     outcome.and(stopped.map_err(Failure::from))
 }
@@ -80,7 +84,7 @@ async fn once(colony: &Colony, command: &Command) -> Outcome {
         Command::Generate(Dataset::Tpch(args)) => generate::run(colony, args).await,
         Command::Demo(args) => demo::run(colony, args).await,
         // Taken care of by the callers.
-        Command::Run(_) | Command::TpchQuery(_) => Ok(()),
+        Command::Run(_) | Command::Shell(_) | Command::TpchQuery(_) => Ok(()),
     }
 }
 

@@ -17,6 +17,7 @@ const EXAMPLES: &str = "\
 Examples:
   apiary-node demo                                      see it work: TPC-H data, 22 queries
   apiary-node sql 'SELECT 1 + 1'                        ask something
+  apiary-node shell                                     ask one thing after the other
   apiary-node ingest readings.csv --into home.iot.readings
   apiary-node sql 'SELECT sensor, avg(celsius) FROM home.iot.readings GROUP BY sensor'
   apiary-node sql \"SELECT count(*) FROM 'logs/*.parquet'\"  files need not be ingested
@@ -82,6 +83,8 @@ pub(crate) struct NodeArgs {
 pub(crate) enum Command {
     /// Run one SQL statement and print its result
     Sql(SqlArgs),
+    /// Type statements one after the other, or give them on stdin
+    Shell(ShellArgs),
     /// Load Parquet, CSV or JSON files into a frame, as one commit
     Ingest(IngestArgs),
     /// Run a colony until Ctrl-C or a termination signal
@@ -120,6 +123,20 @@ pub(crate) struct SqlArgs {
     /// Whether other nodes of the swarm may take part: auto (when that is expected to be faster), always or never
     #[arg(long, value_name = "WHEN", env = "APIARY_DISTRIBUTE")]
     distribute: Option<Distribute>,
+}
+
+#[derive(Args)]
+#[command(after_help = "\
+Statements end with a semicolon. At a terminal lines are edited, remembered and completed (Tab), Ctrl-C cancels the
+statement that runs, and .help shows the shell's own commands. From a pipe, the first error ends the shell.
+
+Examples:
+  apiary-node shell
+  apiary-node shell --format csv < report.sql")]
+pub(crate) struct ShellArgs {
+    /// How rows are written
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: Format,
 }
 
 #[derive(Args)]

@@ -58,7 +58,9 @@ fn rows(infos: &[FrameInfo], format: Format) -> Result<RecordBatch, ArrowError> 
 /// Sizes as people read them in a table, and as numbers for programs.
 fn sizes(infos: &[FrameInfo], format: Format) -> ArrayRef {
     match format {
-        Format::Table => Arc::new(StringArray::from_iter_values(infos.iter().map(|i| format_size(i.bytes)))),
+        Format::Table | Format::Markdown => {
+            Arc::new(StringArray::from_iter_values(infos.iter().map(|i| format_size(i.bytes))))
+        }
         Format::Csv | Format::Json => Arc::new(UInt64Array::from_iter_values(infos.iter().map(|i| i.bytes))),
     }
 }

@@ -36,11 +36,14 @@ pub(crate) async fn run(colony: &Colony, args: &IngestArgs) -> Outcome {
     let inputs = args.files.iter().map(|file| Input::open(file)).collect::<Outcome<Vec<_>>>()?;
     let session = colony.session();
     let found = conform::unite(&schemas(&session, &inputs).await?)?;
-    let target = target(colony, args, found).await?;
+    let (target, made) = target(colony, args, found).await?;
     let meter = Arc::new(Meter::start(&inputs));
     let mode = if args.overwrite { WriteMode::Overwrite } else { WriteMode::Append };
     let written = colony.write(&args.into, chain(session, inputs, target, Arc::clone(&meter)), mode).await;
     meter.progress.clear();
+    if written.is_err() && made {
+        unmake(colony, args).await;
+    }
     progress::say(summary(&args.into, &written?, watch.millis()));
     Ok(())
 }
@@ -50,22 +53,30 @@ async fn schemas(session: &Session, inputs: &[Input]) -> Outcome<Vec<(String, Sc
     let mut schemas = Vec::with_capacity(inputs.len());
     for input in inputs {
         let select = format!("{} LIMIT 0", input.select());
-        let stream = session.sql(&select).await.map_err(|e| e.context(&input.name))?;
+        let stream = session.sql(&select).await?;
         schemas.push((input.name.clone(), stream.schema()));
     }
     Ok(schemas)
 }
 
-/// The schema the rows are brought to: the frame's types where it has the column. A missing frame is made.
-async fn target(colony: &Colony, args: &IngestArgs, found: SchemaRef) -> Outcome<SchemaRef> {
+/// Takes away the frame that was made for rows that could not be written, unless somebody else wrote into it.
+async fn unmake(colony: &Colony, args: &IngestArgs) {
+    let empty = colony.describe(&args.into).await.is_ok_and(|info| info.version == 0);
+    if empty && let Err(error) = colony.drop_frame(&args.into, true).await {
+        progress::say(format_args!("{} was made and is empty; it could not be dropped: {error}", args.into));
+    }
+}
+
+/// The schema the rows are brought to: the frame's types where it has the column. A missing frame is made; whether it was.
+async fn target(colony: &Colony, args: &IngestArgs, found: SchemaRef) -> Outcome<(SchemaRef, bool)> {
     match colony.describe(&args.into).await {
         Ok(info) => {
             same_partitions(args, &info.partition_by)?;
-            Ok(conform::typed_as(&found, &info.schema))
+            Ok((conform::typed_as(&found, &info.schema), false))
         }
         Err(error) if error.kind() == ErrorKind::NotFound => {
             create(colony, args, Arc::clone(&found)).await?;
-            Ok(found)
+            Ok((found, true))
         }
         Err(error) => Err(error.into()),
     }
@@ -118,7 +129,7 @@ async fn read(
     target: SchemaRef,
     meter: Arc<Meter>,
 ) -> Result<impl Stream<Item = Result<RecordBatch, DataFusionError>> + Send, DataFusionError> {
-    let batches = session.sql(&input.select()).await.map_err(|e| external(e.context(&input.name)))?;
+    let batches = session.sql(&input.select()).await.map_err(external)?;
     let mut rows = 0;
     Ok(batches.map(move |batch| {
         let batch = batch.and_then(|batch| conform::conform(&batch, &target));

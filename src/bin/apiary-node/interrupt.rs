@@ -50,6 +50,15 @@ async fn obey(mut signals: Signals, token: CancellationToken) {
     std::process::exit(ExitCode::Cancelled.number().into());
 }
 
+/// Takes over Ctrl-C, from now on and not when it is first waited for. Must be called with a tokio runtime entered.
+#[cfg(unix)]
+pub(crate) fn ctrl_c() -> io::Result<tokio::signal::unix::Signal> {
+    tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())
+}
+
+#[cfg(windows)]
+pub(crate) use tokio::signal::windows::ctrl_c;
+
 #[cfg(unix)]
 struct Signals {
     interrupt: tokio::signal::unix::Signal,
@@ -60,7 +69,7 @@ struct Signals {
 impl Signals {
     fn register() -> io::Result<Self> {
         use tokio::signal::unix::{SignalKind, signal};
-        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+        Ok(Self { interrupt: ctrl_c()?, terminate: signal(SignalKind::terminate())? })
     }
 
     async fn next(&mut self) {
@@ -71,19 +80,17 @@ impl Signals {
     }
 }
 
-#[cfg(not(unix))]
-struct Signals;
+#[cfg(windows)]
+struct Signals(tokio::signal::windows::CtrlC);
 
-#[cfg(not(unix))]
+#[cfg(windows)]
 impl Signals {
     fn register() -> io::Result<Self> {
-        Ok(Self)
+        Ok(Self(ctrl_c()?))
     }
 
     async fn next(&mut self) {
-        if tokio::signal::ctrl_c().await.is_err() {
-            std::future::pending::<()>().await;
-        }
+        self.0.recv().await;
     }
 }
 

@@ -5,11 +5,13 @@
 //! [`crate::progress`]).
 
 use std::cell::Cell;
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, IsTerminal, Write};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
-use apiary::QueryStream;
+use apiary::actors::{QueryStats, QueryStream};
+use apiary::size::format_size;
 use arrow::array::{Array, ArrayRef, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::error::ArrowError;
@@ -18,6 +20,8 @@ use clap::ValueEnum;
 use futures::StreamExt;
 
 use crate::failure::{Failure, Outcome};
+use crate::markdown::Markdown;
+use crate::progress::{Progress, Unit};
 use crate::table::Table;
 
 /// Bytes gathered before the system is asked to write them.
@@ -33,24 +37,83 @@ pub(crate) enum Format {
     Csv,
     /// One JSON object per line.
     Json,
+    /// A table in Markdown.
+    Markdown,
 }
 
-/// Writes all rows of `stream` to stdout and returns their number.
+/// Writes all rows that `asked` gives to stdout and returns their number; until the first are there, a terminal shows how
+/// far the work is.
 ///
 /// # Errors
 /// Those of the query, and [`Failure::PipeClosed`] when the reader has seen enough.
-pub(crate) async fn print(mut stream: QueryStream, format: Format) -> Outcome<u64> {
+pub(crate) async fn print(asked: impl Future<Output = apiary::Result<QueryStream>>, format: Format) -> Outcome<u64> {
+    let mut waiting = Waiting::default();
+    let mut stream = waiting.over(asked, || None).await?;
     let mut output = Output::new(io::stdout().lock(), format, stream.schema());
     let mut rows = 0;
-    while let Some(batch) = stream.next().await {
+    loop {
+        let stats = stream.query_stats();
+        let Some(batch) = waiting.over(stream.next(), || Some(stats.now())).await else { break };
         let batch = batch?;
         rows += batch.num_rows() as u64;
-        output.write(&batch)?;
+        waiting.suspend(|| output.write(&batch))?;
         // A query that is always ahead of the terminal would never let a signal be noticed.
         tokio::task::yield_now().await;
     }
+    drop(waiting);
     output.finish()?;
     Ok(rows)
+}
+
+/// Time until a terminal is told what goes on: shorter work needs no words.
+const QUIET: Duration = Duration::from_millis(700);
+/// Time between two looks at it.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// What a terminal shows of work that goes on.
+#[derive(Default)]
+struct Waiting(Option<Progress>);
+
+impl Waiting {
+    /// Awaits `work`, and shows how far it is.
+    async fn over<T>(&mut self, work: impl Future<Output = T>, stats: impl Fn() -> Option<QueryStats>) -> T {
+        tokio::pin!(work);
+        let mut pause = if self.0.is_some() { LOOK } else { QUIET };
+        loop {
+            match tokio::time::timeout(pause, &mut work).await {
+                Ok(done) => return done,
+                Err(_) if io::stderr().is_terminal() => {
+                    pause = LOOK;
+                    let bar = self.0.get_or_insert_with(|| Progress::start("working", None, Unit::Rows));
+                    if let Some(stats) = stats() {
+                        bar.set(stats.rows);
+                        bar.note(reading(&stats));
+                    }
+                }
+                Err(_) => {}
+            }
+        }
+    }
+
+    fn suspend<T>(&self, work: impl FnOnce() -> T) -> T {
+        match &self.0 {
+            Some(bar) => bar.suspend(work),
+            None => work(),
+        }
+    }
+}
+
+/// How much was read, and how long the rest can take: columns that are not asked for are never read.
+fn reading(stats: &QueryStats) -> String {
+    let (read, all) = (stats.bytes_read, stats.bytes_to_read);
+    let left = match read {
+        1.. if all > read => {
+            let seconds = stats.elapsed_ms / 1e3 * (all - read) as f64 / read as f64;
+            format!(" of at most {}, at most {seconds:.0} s left", format_size(all))
+        }
+        _ => String::new(),
+    };
+    format!("rows, {} read{left}", format_size(read))
 }
 
 /// Writes one batch to stdout.
@@ -86,6 +149,7 @@ enum Sink<W: Write> {
     Table(Table<W>),
     Csv(Box<arrow::csv::Writer<W>>),
     Json(arrow::json::LineDelimitedWriter<W>),
+    Markdown(Markdown<W>),
 }
 
 impl<W: Write> Output<W> {
@@ -124,6 +188,7 @@ impl<W: Write> Sink<W> {
     fn new(writer: W, format: Format, schema: &SchemaRef) -> Self {
         match format {
             Format::Table => Self::Table(Table::new(writer, Arc::clone(schema))),
+            Format::Markdown => Self::Markdown(Markdown::new(writer, Arc::clone(schema))),
             Format::Csv => Self::Csv(Box::new(arrow::csv::Writer::new(writer))),
             Format::Json => Self::Json(arrow::json::WriterBuilder::new().with_explicit_nulls(true).build(writer)),
         }
@@ -132,6 +197,7 @@ impl<W: Write> Sink<W> {
     fn write(&mut self, batch: &RecordBatch) -> Result<(), ArrowError> {
         match self {
             Self::Table(table) => table.write(batch),
+            Self::Markdown(table) => table.write(batch),
             Self::Csv(csv) => csv.write(&flat(batch)?),
             Self::Json(json) => {
                 json.write(batch)?;
@@ -143,8 +209,8 @@ impl<W: Write> Sink<W> {
     fn finish(&mut self) -> Result<(), ArrowError> {
         match self {
             Self::Table(table) => table.finish(),
-            // It flushes with every batch.
-            Self::Csv(_) => Ok(()),
+            // They flush with every batch.
+            Self::Csv(_) | Self::Markdown(_) => Ok(()),
             Self::Json(json) => json.finish(),
         }
     }

@@ -2,7 +2,7 @@
 
 use std::io::Read;
 
-use apiary::Colony;
+use apiary::{Colony, Session};
 
 use crate::cli::SqlArgs;
 use crate::failure::{Failure, Outcome};
@@ -29,10 +29,14 @@ pub(crate) fn read_statement(args: &mut SqlArgs, mut input: impl Read) -> Outcom
 
 /// Runs the statement.
 pub(crate) async fn run(colony: &Colony, args: &SqlArgs) -> Outcome {
+    show(&colony.session(), &args.statement, args.format, true).await
+}
+
+/// Runs a statement and writes its rows to stdout; a table's number of rows and time to stderr, where `timing` is wanted.
+pub(crate) async fn show(session: &Session, statement: &str, format: Format, timing: bool) -> Outcome {
     let watch = Stopwatch::start();
-    let stream = colony.sql(&args.statement).await?;
-    let rows = output::print(stream, args.format).await?;
-    if args.format == Format::Table {
+    let rows = output::print(session.sql(statement), format).await?;
+    if timing && format == Format::Table {
         progress::say(footer(rows, watch.millis()));
     }
     Ok(())

@@ -28,7 +28,9 @@ fn rows(nodes: &[NodeInfo], format: Format) -> Result<RecordBatch, ArrowError> {
     let text = |f: fn(&NodeInfo) -> &str| Arc::new(StringArray::from_iter_values(nodes.iter().map(f))) as ArrayRef;
     let number = |f: fn(&NodeInfo) -> u64| Arc::new(UInt64Array::from_iter_values(nodes.iter().map(f))) as ArrayRef;
     let memory: ArrayRef = match format {
-        Format::Table => Arc::new(StringArray::from_iter_values(nodes.iter().map(|n| format_size(n.bee_memory)))),
+        Format::Table | Format::Markdown => {
+            Arc::new(StringArray::from_iter_values(nodes.iter().map(|n| format_size(n.bee_memory))))
+        }
         Format::Csv | Format::Json => number(|n| n.bee_memory),
     };
     RecordBatch::try_from_iter([

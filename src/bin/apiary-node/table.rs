@@ -111,7 +111,7 @@ pub(crate) fn first_row(batch: &RecordBatch) -> Result<String, ArrowError> {
     Ok(cells.join(" | "))
 }
 
-fn formatters(batch: &RecordBatch) -> Result<Vec<ArrayFormatter<'_>>, ArrowError> {
+pub(crate) fn formatters(batch: &RecordBatch) -> Result<Vec<ArrayFormatter<'_>>, ArrowError> {
     batch.columns().iter().map(|column| ArrayFormatter::try_new(column.as_ref(), &OPTIONS)).collect()
 }
 
@@ -143,7 +143,7 @@ fn pad(line: &mut String, text: &str, width: usize, right: bool) {
 }
 
 /// `text` with its control characters, other than line ends, escaped.
-fn visible(text: &str) -> String {
+pub(crate) fn visible(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for character in text.chars() {
         if character.is_control() && character != '\n' {

@@ -34,8 +34,9 @@ from .errors import (
     UnsupportedError,
 )
 from .frame import Frame, FrameAsOf
+from .merge import Merge
 from .names import Box, Hive
-from .records import ChangeResult, FrameInfo, HistoryEntry, Leftover, Node, RestoreResult, WriteResult
+from .records import ChangeResult, Finding, FrameInfo, HistoryEntry, Leftover, Node, RestoreResult, WriteResult
 from .result import Result
 from .stream import FrameStream
 
@@ -50,6 +51,7 @@ __all__ = [
     "ClosedError",
     "ConflictError",
     "CorruptError",
+    "Finding",
     "Frame",
     "FrameAsOf",
     "FrameInfo",
@@ -61,6 +63,7 @@ __all__ = [
     "Leftover",
     "LimitReachedError",
     "MemoryExceededError",
+    "Merge",
     "Node",
     "NotFoundError",
     "PermissionDeniedError",

@@ -80,10 +80,10 @@ class Apiary:
         disk_writes_per_day: str | int | None = None,
     ) -> None:
         convert.positive("bees", bees)
-        convert.positive("memory", memory)
-        convert.positive("cache_limit", cache_limit)
-        convert.positive("scratch_limit", scratch_limit)
-        convert.positive("disk_writes_per_day", disk_writes_per_day)
+        convert.size("memory", memory)
+        convert.size("cache_limit", cache_limit)
+        convert.size("scratch_limit", scratch_limit)
+        convert.size("disk_writes_per_day", disk_writes_per_day)
         self._name = name
         self._native = Colony(
             name,
@@ -179,6 +179,18 @@ class Apiary:
     def drop_frame(self, name: str, *, if_exists: bool = False) -> None:
         """Drops a frame and its data."""
         self._native.drop_frame(name, if_exists)
+
+    def attach_frame(self, name: str) -> Frame:
+        """Makes a frame of the Delta table that others wrote into the folder ``hive/box/frame`` of the storage.
+        Nothing is copied; who writes it goes on to."""
+        frame = self.frame(name)
+        frame._facts(f"ATTACH FRAME {frame._quoted()}")
+        return frame
+
+    def detach_frame(self, name: str) -> None:
+        """Takes a frame's name away; its Delta table stays where it is."""
+        frame = self.frame(name)
+        frame._facts(f"DETACH FRAME {frame._quoted()}")
 
     create_database = create_hive
     create_schema = create_box

@@ -16,7 +16,10 @@ def seconds(limit: Seconds | None) -> float | None:
     """A time limit in seconds."""
     if limit is None:
         return None
-    return limit.total_seconds() if isinstance(limit, timedelta) else float(limit)
+    try:
+        return limit.total_seconds() if isinstance(limit, timedelta) else float(limit)
+    except (TypeError, ValueError):
+        raise InvalidInputError(f"time_limit is {limit!r}: use seconds or a timedelta") from None
 
 
 def query_params(params: Params | None) -> dict[str, Any] | list[Any] | None:
@@ -47,8 +50,14 @@ def milliseconds(timestamp: Timestamp | None) -> int | None:
     if timestamp is None or isinstance(timestamp, int):
         return timestamp
     moment = _parse(timestamp) if isinstance(timestamp, str) else timestamp
+    if not isinstance(moment, datetime):
+        kind = type(moment).__name__
+        raise InvalidInputError(f"timestamp is of type {kind}: use a datetime, ISO 8601, or milliseconds since 1970")
     epoch = datetime(1970, 1, 1, tzinfo=timezone.utc)
-    return (moment.astimezone(timezone.utc) - epoch) // timedelta(milliseconds=1)
+    try:
+        return (moment.astimezone(timezone.utc) - epoch) // timedelta(milliseconds=1)
+    except (OverflowError, ValueError):
+        raise InvalidInputError(f"timestamp is {moment}, which no time zone can hold") from None
 
 
 def moment(milliseconds_: int) -> datetime:
@@ -64,13 +73,33 @@ def _parse(text: str) -> datetime:
         raise InvalidInputError(f"timestamp is {text!r}: use ISO 8601, like 2025-12-31T23:59:59Z") from None
 
 
+_MOST = 2**63 - 1
+
+
 def positive(name: str, value: Any) -> None:
     """Refuses a number that the native module could not even take."""
-    if isinstance(value, bool) or (isinstance(value, int) and value < 1):
-        raise InvalidInputError(f"{name} is {value!r}: use 1 or more")
+    _number(name, value, 1)
 
 
 def not_negative(name: str, value: Any) -> None:
     """As :func:`positive`, with 0."""
-    if isinstance(value, bool) or (isinstance(value, int) and value < 0):
-        raise InvalidInputError(f"{name} is {value!r}: use 0 or more")
+    _number(name, value, 0)
+
+
+def size(name: str, value: Any) -> None:
+    """Refuses what is neither bytes nor text like ``"512MB"``."""
+    if isinstance(value, float):
+        raise InvalidInputError(f"{name} is {value!r}: use whole bytes, or text like '512MB'")
+    if not isinstance(value, str):
+        _number(name, value, 1)
+
+
+def _number(name: str, value: Any, least: int) -> None:
+    if value is None:
+        return
+    if isinstance(value, (str, float)):
+        raise InvalidInputError(f"{name} is {value!r}: use a whole number")
+    if isinstance(value, bool) or (isinstance(value, int) and value < least):
+        raise InvalidInputError(f"{name} is {value!r}: use {least} or more")
+    if isinstance(value, int) and value > _MOST:
+        raise InvalidInputError(f"{name} is {value!r}: use at most {_MOST}")

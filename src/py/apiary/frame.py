@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from os import fspath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import convert
 from .arrow import schema_of
 from .errors import ApiaryError, InvalidInputError, NotFoundError
 from .inputs import Input, input_of
-from .records import ChangeResult, FrameInfo, HistoryEntry, Leftover, RestoreResult, WriteResult
+from .merge import Merge
+from .records import ChangeResult, Finding, FrameInfo, HistoryEntry, Leftover, RestoreResult, WriteResult
 from .result import Result
 from .stream import FrameStream
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from os import PathLike
 
     import pandas
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
     from .apiary import Apiary
     from .types import Backpressure, Data, Params, Schema, Seconds, Timestamp
+
+
+T = TypeVar("T")
 
 
 class Frame:
@@ -64,22 +68,24 @@ class Frame:
         """Whether there is such a frame."""
         return self._name in self._apiary.frames()
 
-    def write(self, data: Data, *, backpressure: Backpressure = "block") -> WriteResult:
+    def write(self, data: Data, *, evolve: bool = False, backpressure: Backpressure = "block") -> WriteResult:
         """Appends ``data`` in one commit: all of it or, when anything fails, nothing.
 
         ``data`` is a table of pyarrow, polars, pandas or DuckDB, a :class:`Result`, anything with
-        ``__arrow_c_stream__``, an iterator of record batches, a dict of lists, or a list of dicts. Columns are matched
-        by name; a nullable column may be missing, an unknown one is refused.
+        ``__arrow_c_stream__``, an iterator of record batches, a dict of lists, or a list or an iterator of dicts.
+        Columns are matched by name; a nullable column may be missing, an unknown one is refused, or with ``evolve``
+        added to the frame first, null in the rows that are there: by a commit of its own, which stays when the write
+        itself fails.
 
         While the node is hot (see :meth:`Apiary.status`), ``backpressure`` decides: ``"block"`` waits until it is
         cooler, at most 30 seconds, ``"error"`` raises :class:`BusyError` at once, ``"ignore"`` writes all the same.
         """
-        return self._write(data, overwrite=False, backpressure=backpressure)
+        return self._write(data, overwrite=False, evolve=evolve, backpressure=backpressure)
 
-    def overwrite(self, data: Data, *, backpressure: Backpressure = "block") -> WriteResult:
-        """Puts ``data`` in the place of all rows, in one commit; older versions stay readable. ``data`` and
-        ``backpressure`` as in :meth:`write`."""
-        return self._write(data, overwrite=True, backpressure=backpressure)
+    def overwrite(self, data: Data, *, evolve: bool = False, backpressure: Backpressure = "block") -> WriteResult:
+        """Puts ``data`` in the place of all rows, in one commit; older versions stay readable. The arguments are those
+        of :meth:`write`."""
+        return self._write(data, overwrite=True, evolve=evolve, backpressure=backpressure)
 
     def stream(
         self,
@@ -118,6 +124,32 @@ class Frame:
             raise InvalidInputError("there is nothing to set: give columns and their values")
         assignments = ", ".join(f"{convert.quoted(column)} = {self._expression(v)}" for column, v in values.items())
         return self._change(f"UPDATE {self._quoted()} SET {assignments}{self._where(where)}", params)
+
+    def merge(self, source: Data, on: str) -> Merge:
+        """Starts a merge of the rows of ``source``, which is given as to :meth:`write`. What becomes of rows that
+        match, and of those that do not, is said by its methods; ``execute`` carries it out, in one commit. In the SQL
+        condition ``on``, columns of the frame are ``target.…`` and those of the data ``source.…``.
+
+        >>> frame.merge(table, "target.id = source.id").when_matched_update().when_not_matched_insert().execute()
+        """
+        return Merge(self, source, on)
+
+    def changes(self, since: int, until: int | None = None) -> Result:
+        """The rows that the versions above ``since`` added and removed, up to ``until`` or the latest: the frame's
+        columns, and ``_change_type`` (``insert`` or ``delete``; an updated row is one of each), ``_commit_version``,
+        ``_commit_timestamp``.
+
+        >>> frame.changes(since=3).to_pandas()
+        """
+        convert.not_negative("since", since)
+        convert.not_negative("until", until)
+        end = "" if until is None else f" TO VERSION {until}"
+        return self._apiary.sql(f"SELECT * FROM {self._quoted()} CHANGES SINCE VERSION {since}{end}")
+
+    def verify(self) -> list[Finding]:
+        """Reads every cell and compares it with what the ledger says: what is missing, cannot be read, has other rows
+        or values than it should, or belongs to no version. An empty list means that all is well."""
+        return [Finding(**row) for row in self._facts(f"VERIFY {self._quoted()}")]
 
     def optimize(self, cluster_by: str | Iterable[str] | None = None) -> ChangeResult:
         """Writes small cells together into larger ones; with ``cluster_by``, all cells with their rows sorted by these
@@ -160,6 +192,15 @@ class Frame:
         """Says whether a column takes nulls; one that has some must take them."""
         word = "DROP" if nullable else "SET"
         self._facts(f"ALTER FRAME {self._quoted()} ALTER COLUMN {convert.quoted(name)} {word} NOT NULL")
+
+    def set_type(self, name: str, sql_type: str) -> None:
+        """Widens a column's type: integers become wider ones, ``DOUBLE`` or decimals with room for them, ``REAL``
+        becomes ``DOUBLE``, decimals wider ones, and ``DATE`` a ``TIMESTAMP``. No data is written; readers need Delta's
+        type widening from then on.
+
+        >>> frame.set_type("id", "BIGINT")
+        """
+        self._facts(f"ALTER FRAME {self._quoted()} ALTER COLUMN {convert.quoted(name)} TYPE {sql_type}")
 
     def add_constraint(self, name: str, check: str) -> None:
         """Refuses, from now on, rows for which the SQL expression ``check`` is false; there must be none yet.
@@ -236,16 +277,26 @@ class Frame:
     def _quoted(self) -> str:
         return ".".join(map(convert.quoted, self._name.split(".")))
 
-    def _write(self, data: Data, *, overwrite: bool, backpressure: Backpressure) -> WriteResult:
+    def _write(self, data: Data, *, overwrite: bool, evolve: bool, backpressure: Backpressure) -> WriteResult:
         try:
-            source = input_of(data, lambda: self._apiary._native.describe(self._name)["schema"])
-            return WriteResult(**self._send(data, source, overwrite=overwrite, backpressure=backpressure))
+            source = self._input(data)
+            native = self._apiary._native
+            return WriteResult(
+                **self._send(
+                    data, source, lambda: native.write(self._name, source.stream, overwrite, evolve, backpressure)
+                )
+            )
         except NotFoundError as error:
             raise self._missing(error) from error
 
-    def _send(self, data: Data, source: Input, *, overwrite: bool, backpressure: Backpressure) -> dict[str, Any]:
+    def _input(self, data: Data) -> Input:
+        return input_of(data, lambda: self._apiary._native.describe(self._name)["schema"])
+
+    def _send(self, data: Data, source: Input, send: Callable[[], T]) -> T:
+        """Lets ``send`` read ``source``, which is made of ``data``; an exception of a Python iterator comes back as it
+        was."""
         try:
-            return self._apiary._native.write(self._name, source.stream, overwrite, backpressure)
+            return send()
         except KeyboardInterrupt:
             if isinstance(data, Result):
                 # Nobody will read the rest: the query that computes it must not run on.

@@ -2,7 +2,8 @@
 
 Tables of pyarrow, polars and DuckDB pass as they are. Everything else is fitted here:
 
-- a pandas ``DataFrame`` loses an index without a name (it is a row number, not data);
+- a pandas ``DataFrame`` loses an index without a name (it is a row number, not data), and its floats become whole
+  numbers where the frame has such: pandas has no others beside missing values;
 - plain Python values get the types of the frame's columns, not those that pyarrow would guess;
 - an iterator of batches is pulled lazily, so data larger than memory can be written.
 """
@@ -10,7 +11,9 @@ Tables of pyarrow, polars and DuckDB pass as they are. Everything else is fitted
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import chain
+from decimal import Decimal
+from itertools import chain, islice
+from numbers import Real
 from typing import Any
 
 from .arrow import need_pyarrow
@@ -34,19 +37,53 @@ class Input:
 def input_of(data: Any, frame_schema: Callable[[], Any]) -> Input:
     """Fits ``data``; ``frame_schema`` is asked only where the data has no types of its own."""
     if _is_pandas(data):
-        return Input(_from_pandas(data))
+        return Input(_whole_numbers(_from_pandas(data), frame_schema))
     if _is_arrow(data):
-        return Input(data)
+        return Input(_whole(data))
     if isinstance(data, Mapping):
         return Input(_from_columns(data, frame_schema()))
     if isinstance(data, (str, bytes)) or not isinstance(data, Iterable):
-        raise InvalidInputError(f"cannot write {_kind(data)}: {_USE}")
+        use = "call its collect() first" if type(data).__name__ == "LazyFrame" else _USE
+        raise InvalidInputError(f"cannot write {_kind(data)}: {use}")
     if isinstance(data, Sequence) and all(isinstance(row, Mapping) for row in data):
         return Input(_from_rows(data, frame_schema()))
     return _from_batches(iter(data), frame_schema)
 
 
-_USE = "use a table of pyarrow, polars, pandas or DuckDB, an iterator of batches, a dict of lists, or a list of dicts"
+_USE = "use a table of pyarrow, polars, pandas or DuckDB, an iterator of batches, a dict of lists, or dicts of rows"
+
+# Rows that an iterator of dicts gives for one batch.
+_ROWS = 10_000
+
+
+def _whole(data: Any) -> Any:
+    """Data of pyarrow with structs within structs copied: slices of such cannot cross as they are."""
+    kind = type(data)
+    if kind.__module__ != "pyarrow.lib" or kind.__name__ not in ("Table", "RecordBatch", "RecordBatchReader"):
+        return data
+    pa = need_pyarrow("writing a table")
+    if not any(_has_structs(pa, field.type) for field in data.schema):
+        return data
+    if kind.__name__ == "RecordBatchReader":
+        return pa.RecordBatchReader.from_batches(data.schema, (_copied(pa, batch) for batch in data))
+    batches = [data] if kind.__name__ == "RecordBatch" else data.to_batches()
+    return pa.Table.from_batches([_copied(pa, batch) for batch in batches], data.schema)
+
+
+def _copied(pa: Any, batch: Any) -> Any:
+    try:
+        return batch.take(pa.array(range(batch.num_rows), pa.int64()))
+    except pa.ArrowNotImplementedError:
+        # Views cannot be copied so: what is no slice crosses all the same.
+        return batch
+
+
+def _has_structs(pa: Any, kind: Any) -> bool:
+    """Whether a type has a struct in a struct, or in a list of fixed size."""
+    inner = [kind.field(i).type for i in range(kind.num_fields)]
+    if pa.types.is_struct(kind) or pa.types.is_fixed_size_list(kind):
+        return any(map(pa.types.is_nested, inner))
+    return any(_has_structs(pa, each) for each in inner)
 
 
 def _is_arrow(data: Any) -> bool:
@@ -68,17 +105,53 @@ def _from_pandas(data: Any) -> Any:
     return pa.Table.from_pandas(data, preserve_index=named).replace_schema_metadata(None)
 
 
+def _whole_numbers(table: Any, frame_schema: Callable[[], Any]) -> Any:
+    """Whole numbers beside missing values are floats in pandas: they become what the frame has."""
+    pa = need_pyarrow("writing a pandas DataFrame")
+    floats = [at for at, field in enumerate(table.schema) if pa.types.is_floating(field.type)]
+    wanted = {field.name.lower(): field.type for field in (pa.schema(frame_schema()) if floats else [])}
+    for at in floats:
+        name = table.schema.field(at).name
+        kind = wanted.get(name.lower())
+        if kind is not None and pa.types.is_integer(kind):
+            try:
+                values = table.column(at).cast(kind)
+            except pa.ArrowInvalid as error:
+                raise SchemaError(f"column '{name}' holds whole numbers ({kind}), and not all are: {error}") from error
+            table = table.set_column(at, name, values)
+    return table
+
+
 def _from_columns(columns: Mapping[str, Any], frame_schema: Any) -> Any:
     pa = need_pyarrow("writing a dict of lists")
     schema = pa.schema(frame_schema)
-    return _typed(lambda: pa.table({str(name): _column(pa, schema, name, values) for name, values in columns.items()}))
+    columns = {str(name): _values(name, values) for name, values in columns.items()}
+    lengths = {name: len(values) for name, values in columns.items() if hasattr(values, "__len__")}
+    first = next(iter(lengths), "")
+    for name, length in lengths.items():
+        if length != lengths[first]:
+            text = f"column '{name}' has {length} values and '{first}' has {lengths[first]}: give every column as many"
+            raise SchemaError(text)
+    return _typed(lambda: pa.table({name: _column(pa, schema, name, values) for name, values in columns.items()}))
+
+
+def _values(name: Any, values: Any) -> Any:
+    if _is_arrow(values):
+        return values
+    if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, Iterable) or getattr(values, "ndim", 1) == 0:
+        raise SchemaError(f"column '{name}' is {_kind(values)}: give a list of its values")
+    return values if hasattr(values, "__len__") else list(values)
 
 
 def _from_rows(rows: Sequence[Mapping[str, Any]], frame_schema: Any) -> Any:
     names = dict.fromkeys(name for row in rows for name in row)
     if not names:
         return need_pyarrow("writing a list of dicts").schema(frame_schema).empty_table()
-    return _from_columns({name: [row.get(name) for row in rows] for name in names}, frame_schema)
+    return _from_columns(_columns_of(rows, names), frame_schema)
+
+
+def _columns_of(rows: Sequence[Mapping[str, Any]], names: Iterable[str]) -> dict[str, list[Any]]:
+    return {name: [row.get(name) for row in rows] for name in names}
 
 
 def _column(pa: Any, schema: Any, name: str, values: Any) -> Any:
@@ -86,7 +159,17 @@ def _column(pa: Any, schema: Any, name: str, values: Any) -> Any:
     if isinstance(values, (pa.Array, pa.ChunkedArray)):
         return values
     index = schema.get_field_index(name)
-    return pa.array(values, type=schema.field(index).type if index >= 0 else None)
+    wanted = schema.field(index).type if index >= 0 else None
+    if wanted is not None and pa.types.is_integer(wanted) and not hasattr(values, "dtype"):
+        # pyarrow looks at the digits behind the point in arrays of numpy and pandas only; elsewhere it cuts them off.
+        values = list(values)
+        for value in values:
+            if isinstance(value, (Real, Decimal)) and not isinstance(value, int) and value != value // 1:
+                raise SchemaError(f"column '{name}' holds whole numbers ({wanted}), and {value!r} is none: round it")
+    try:
+        return pa.array(values, type=wanted)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError) as error:
+        raise SchemaError(f"column '{name}' does not fit the frame: {error}") from error
 
 
 def _typed(build: Callable[[], Any]) -> Any:
@@ -101,6 +184,8 @@ def _typed(build: Callable[[], Any]) -> Any:
 def _from_batches(items: Iterator[Any], frame_schema: Callable[[], Any]) -> Input:
     pa = need_pyarrow("writing an iterator of record batches")
     for item in items:
+        if isinstance(item, Mapping):
+            return _from_batches(_tables(chain([item], items), frame_schema()), frame_schema)
         first = _reader(pa, item)
         break
     else:
@@ -110,6 +195,17 @@ def _from_batches(items: Iterator[Any], frame_schema: Callable[[], Any]) -> Inpu
     batches = _batches(pa, readers, first.schema, result)
     result.stream = pa.RecordBatchReader.from_batches(first.schema, batches)
     return result
+
+
+def _tables(rows: Iterator[Mapping[str, Any]], frame_schema: Any) -> Iterator[Any]:
+    # Those of the frame that the first rows lack may come later.
+    names = dict.fromkeys(need_pyarrow("writing dicts").schema(frame_schema).names)
+    while some := list(islice(rows, _ROWS)):
+        for row in some:
+            if not isinstance(row, Mapping):
+                raise InvalidInputError(f"the iterator gives dicts, and then {_kind(row)}: give one kind")
+            names.update(dict.fromkeys(row))
+        yield _from_columns(_columns_of(some, names), frame_schema)
 
 
 def _batches(pa: Any, readers: Iterator[Any], schema: Any, result: Input) -> Iterator[Any]:

@@ -46,6 +46,19 @@ class ChangeResult(NamedTuple):
     """How loaded the colony was, 0 to 1."""
 
 
+class Finding(NamedTuple):
+    """Something that is wrong with a frame."""
+
+    cell: str
+    """The file, from the storage's root on."""
+    problem: str
+    """``missing``, ``size``, ``unreadable``, ``statistics``, ``orphaned`` or ``gap``."""
+    detail: str
+    """In which way."""
+    advice: str
+    """What to do about it."""
+
+
 class RestoreResult(NamedTuple):
     """What a restore did."""
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import display
 from .arrow import batch_of, need_pyarrow, schema_of
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from ._apiary import Stream
 
 _PREVIEW_ROWS = 10
+
+T = TypeVar("T")
 
 
 class Result:
@@ -83,11 +85,11 @@ class Result:
 
     def fetchone(self) -> tuple[Any, ...] | None:
         """The next row as a tuple; ``None`` after the last."""
-        return next(self._cursor(), None)
+        return self._fetched(lambda rows: next(rows, None))
 
     def fetchall(self) -> list[tuple[Any, ...]]:
         """The rows that ``fetchone`` has not given yet, as tuples."""
-        return list(self._cursor())
+        return self._fetched(list)
 
     def __iter__(self) -> Iterator[pa.RecordBatch]:
         """The batches: of pyarrow, or where it is not installed, objects with ``__arrow_c_array__``."""
@@ -120,6 +122,14 @@ class Result:
             return style(None, f"{error.kind}: {error}")
         count = f"first {len(rows)} rows" if more else f"{len(rows)} row{'' if len(rows) == 1 else 's'}"
         return style(display.Table(names, types, rows), count)
+
+    def _fetched(self, fetch: Callable[[Iterator[tuple[Any, ...]]], T]) -> T:
+        try:
+            return fetch(self._cursor())
+        except BaseException:
+            # A cursor that has failed would look like one at its end.
+            self._rows = None
+            raise
 
     def _cursor(self) -> Iterator[tuple[Any, ...]]:
         if self._rows is None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .inputs import input_of
-
 if TYPE_CHECKING:
     from types import TracebackType
 
@@ -32,7 +30,7 @@ class FrameStream:
         """Appends rows, given as to :meth:`Frame.write`. When this returns they are written to the local buffer, and
         survive the end of this process. Queries of this Apiary see them at once, other readers once they are
         committed. Waits while too many rows wait to be committed."""
-        source = input_of(data, lambda: self._frame._apiary._native.describe(self._frame.name)["schema"])
+        source = self._frame._input(data)
         try:
             self._appender.append(source.stream)
         except Exception as error:

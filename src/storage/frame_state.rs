@@ -1,0 +1,186 @@
+//! One version of a frame: its columns, its settings, and what its cells call the columns.
+
+use std::collections::HashMap;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use delta_kernel::engine::arrow_conversion::TryIntoArrow;
+use delta_kernel::schema::{ArrayType, DataType as KernelType, MapType, MetadataValue, StructField, StructType};
+use delta_kernel::snapshot::SnapshotRef;
+use delta_kernel::table_features::ColumnMappingMode;
+
+use super::alter::{Check, PHYSICAL_NAME, checks};
+use super::history;
+use super::listing::Cells;
+use super::log_cleanup::LOG_RETENTION;
+use super::names::FrameRef;
+use super::vacuum::RETENTION;
+use crate::{Error, Result};
+
+/// One version of a frame. Cheap to share; its cells are listed on first use.
+#[derive(Debug)]
+pub struct FrameState {
+    /// The frame.
+    pub frame: FrameRef,
+    /// Its columns in order, partition columns included.
+    pub schema: SchemaRef,
+    /// Its partition columns.
+    pub partition_by: Vec<String>,
+    /// The conditions that its rows must not fail.
+    pub checks: Vec<Check>,
+    /// What its cells call its columns, where that is something else.
+    physical: HashMap<String, String>,
+    pub(super) snapshot: SnapshotRef,
+    pub(super) cells: OnceLock<Arc<Cells>>,
+}
+
+impl FrameState {
+    pub(super) fn new(frame: &FrameRef, snapshot: SnapshotRef) -> Result<Self> {
+        check_entries(frame, &snapshot)?;
+        let schema: Schema = snapshot.schema().as_ref().try_into_arrow()?;
+        let table = snapshot.table_configuration();
+        let partition_by = table.logical_partition_columns().to_vec();
+        let checks = checks(table.metadata().configuration());
+        let physical = match table.column_mapping_mode() {
+            ColumnMappingMode::None => HashMap::new(),
+            ColumnMappingMode::Name => physical_names(&snapshot.schema())?,
+            ColumnMappingMode::Id => {
+                return Err(Error::unsupported(format!(
+                    "frame {frame} tells columns apart by number (column mapping mode 'id'), which this version cannot read"
+                )));
+            }
+        };
+        let schema = Arc::new(bare_schema(&schema));
+        Ok(Self { frame: frame.clone(), schema, partition_by, checks, physical, snapshot, cells: OnceLock::new() })
+    }
+
+    /// What its cells and their statistics call a column.
+    pub fn name_in_cells<'a>(&'a self, column: &'a str) -> &'a str {
+        self.physical.get(column).map_or(column, String::as_str)
+    }
+
+    /// Whether its cells call columns something else.
+    pub fn has_other_names(&self) -> bool {
+        !self.physical.is_empty()
+    }
+
+    /// What its table properties say of how long removed cells and log entries are kept; `None` for log entries that
+    /// are never to be cleaned up.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Corrupt`] for what is no time.
+    pub fn retention(&self) -> Result<(Duration, Option<Duration>)> {
+        let properties = self.snapshot.table_properties();
+        let settings = self.snapshot.table_configuration().metadata().configuration();
+        for (key, read) in [
+            ("delta.deletedFileRetentionDuration", properties.deleted_file_retention_duration),
+            ("delta.logRetentionDuration", properties.log_retention_duration),
+        ] {
+            if let Some(text) = settings.get(key).filter(|_| read.is_none()) {
+                let frame = &self.frame;
+                return Err(Error::corrupt(format!(
+                    "{key} of {frame} is '{text}': set it to one like 'interval 7 days'"
+                )));
+            }
+        }
+        let cells = properties.deleted_file_retention_duration.unwrap_or(RETENTION);
+        let cleans = properties.enable_expired_log_cleanup != Some(false);
+        Ok((cells, cleans.then(|| properties.log_retention_duration.unwrap_or(LOG_RETENTION))))
+    }
+
+    /// What the table is known by, whatever its name: another id is another table.
+    pub fn id(&self) -> &str {
+        self.snapshot.table_configuration().metadata().id()
+    }
+
+    /// Whether it has the same columns and settings as another version of the frame.
+    pub(super) fn is_table_of(&self, other: &Self) -> bool {
+        is_same_table(&self.snapshot, &other.snapshot)
+    }
+
+    /// Its version.
+    pub fn version(&self) -> u64 {
+        self.snapshot.version()
+    }
+}
+
+/// Least bytes of an entry: that of one action without anything in it.
+const LEAST_ENTRY: u64 = 10;
+/// Most bytes of an entry: some hundred thousand cells.
+const MOST_ENTRY: u64 = 256 << 20;
+
+/// Says so when an entry of the log cannot be whole: the kernel takes an empty one for a version without changes.
+fn check_entries(frame: &FrameRef, snapshot: &SnapshotRef) -> Result<()> {
+    for entry in &snapshot.log_segment().listed.ascending_commit_files {
+        let (bytes, version) = (entry.location.size, entry.version);
+        if (LEAST_ENTRY..=MOST_ENTRY).contains(&bytes) {
+            continue;
+        }
+        return Err(Error::corrupt(format!(
+            "version {version} of the ledger of {frame} has {bytes} bytes, which no commit has: put \
+             {} back from a copy",
+            history::commit_path(frame, version)
+        )));
+    }
+    Ok(())
+}
+
+/// Whether two versions are of one table, with the same columns and settings.
+pub(super) fn is_same_table(a: &SnapshotRef, b: &SnapshotRef) -> bool {
+    let id = |snapshot: &SnapshotRef| snapshot.table_configuration().metadata().id().to_string();
+    id(a) == id(b) && a.schema() == b.schema() && a.metadata_configuration() == b.metadata_configuration()
+}
+
+/// What the cells call the columns, where that is something else.
+fn physical_names(schema: &StructType) -> Result<HashMap<String, String>> {
+    let mut names = HashMap::new();
+    for field in schema.fields() {
+        let physical = physical_name(field);
+        if physical != field.name() {
+            names.insert(field.name().to_string(), physical.to_string());
+        }
+        if has_other_names(field.data_type()) {
+            return Err(Error::unsupported(format!(
+                "column '{}' has fields that its cells call something else (column mapping), which this version cannot read",
+                field.name()
+            )));
+        }
+    }
+    Ok(names)
+}
+
+/// What the cells call a column.
+pub(super) fn physical_name(field: &StructField) -> &str {
+    match field.metadata().get(PHYSICAL_NAME) {
+        Some(MetadataValue::String(name)) => name,
+        _ => field.name(),
+    }
+}
+
+fn has_other_names(data_type: &KernelType) -> bool {
+    match data_type {
+        KernelType::Struct(fields) => {
+            fields.fields().any(|field| physical_name(field) != field.name() || has_other_names(field.data_type()))
+        }
+        KernelType::Array(array) => has_other_names(ArrayType::element_type(array)),
+        KernelType::Map(map) => has_other_names(MapType::key_type(map)) || has_other_names(MapType::value_type(map)),
+        _ => false,
+    }
+}
+
+/// Without what delta_kernel notes of columns: batches of others do not have it.
+fn bare_schema(schema: &Schema) -> Schema {
+    Schema::new(schema.fields().iter().map(|field| bare(field)).collect::<Vec<_>>())
+}
+
+fn bare(field: &Field) -> Field {
+    let within = |field: &Arc<Field>| Arc::new(bare(field));
+    let data_type = match field.data_type() {
+        DataType::Struct(fields) => DataType::Struct(fields.iter().map(within).collect()),
+        DataType::List(item) => DataType::List(within(item)),
+        DataType::Map(entries, sorted) => DataType::Map(within(entries), *sorted),
+        other => other.clone(),
+    };
+    Field::new(field.name(), data_type, field.is_nullable())
+}
