@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Mutex;
@@ -65,8 +66,11 @@ impl Scratch {
         wipe(parent);
         let path = parent.join(format!("{PREFIX}{}", uuid::Uuid::new_v4().simple()));
         std::fs::create_dir(&path)?;
-        let held = File::create(path.join(LOCK))?;
-        held.try_lock().map_err(std::io::Error::from)?;
+        // It gets its name when it is locked: nobody finds it free in between.
+        let unnamed = path.join("unlocked");
+        let held = File::create(&unnamed)?;
+        held.lock()?;
+        std::fs::rename(unnamed, path.join(LOCK))?;
         Ok(Self { path, _held: held })
     }
 
@@ -90,6 +94,7 @@ fn wipe(parent: &Path) {
         let Ok(file) = File::options().write(true).open(folder.path().join(LOCK)) else { continue };
         if file.try_lock().is_ok()
             && let Err(error) = std::fs::remove_dir_all(folder.path())
+            && error.kind() != ErrorKind::NotFound
         {
             tracing::warn!(%error, folder = %folder.path().display(), "what a dead process spilled is left behind");
         }
@@ -180,6 +185,21 @@ mod tests {
         let path = living.path().to_path_buf();
         drop(living);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn colonies_that_start_at_once_leave_each_other_their_folders() {
+        let parent = tempfile::tempdir().unwrap();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..200 {
+                        let scratch = Scratch::new(parent.path()).unwrap();
+                        assert!(scratch.path().join(LOCK).is_file());
+                    }
+                });
+            }
+        });
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! Many nodes on one meadow: real processes that share nothing but the storage, killed, stopped and resumed.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{Read, Seek};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -26,8 +28,12 @@ const SLOW_COMMITS: i64 = 6;
 /// Longer than a node may take to pick a task up: who waits for its inputs that long must not be taken for lost.
 const LONG: Duration = Duration::from_secs(4);
 
-/// A node in a process of its own; gone with this.
-struct Node(Child);
+/// A node in a process of its own; gone with this, and when the test fails it is told what the node said.
+struct Node {
+    process: Child,
+    name: String,
+    said: File,
+}
 
 impl Node {
     fn start(storage: &str, options: &BTreeMap<String, String>, name: &str) -> Self {
@@ -36,8 +42,9 @@ impl Node {
         for (key, value) in options {
             command.args(["--storage-option", &format!("{key}={value}")]);
         }
-        let child = command.args(["run", "--name", name]).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
-        Self(child.unwrap())
+        let said = tempfile::tempfile().unwrap();
+        command.args(["run", "--name", name]).stdout(Stdio::null()).stderr(said.try_clone().unwrap());
+        Self { process: command.spawn().unwrap(), name: name.into(), said }
     }
 
     fn on(folder: &TempDir, name: &str) -> Self {
@@ -45,7 +52,7 @@ impl Node {
     }
 
     fn signal(&self, signal: &str) {
-        let sent = Command::new("kill").args([&format!("-{signal}"), &self.0.id().to_string()]).status().unwrap();
+        let sent = Command::new("kill").args([&format!("-{signal}"), &self.process.id().to_string()]).status().unwrap();
         assert!(sent.success(), "kill -{signal}");
     }
 }
@@ -53,8 +60,13 @@ impl Node {
 impl Drop for Node {
     fn drop(&mut self) {
         // It may be gone already.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        if std::thread::panicking() {
+            let mut said = String::new();
+            let read = self.said.rewind().and_then(|()| self.said.read_to_string(&mut said));
+            println!("node {} said ({read:?} bytes): {said}", self.name);
+        }
     }
 }
 
@@ -151,8 +163,8 @@ fn a_killed_worker_costs_time_and_nothing_else() {
         let answer = std::thread::scope(|scope| {
             scope.spawn(|| {
                 std::thread::sleep(killed_after);
-                victim.0.kill().unwrap();
-                victim.0.wait().unwrap();
+                victim.process.kill().unwrap();
+                victim.process.wait().unwrap();
             });
             run(&colony, SLOW)
         });
