@@ -96,7 +96,7 @@ impl Attempt {
     }
 
     async fn on_a_bee(&self, core: &Arc<Core>) -> Result<DoneRecord> {
-        let bee = core.least_busy_bee()?;
+        let (bee, _place) = core.bee_for_attempt()?;
         let message = RunAttempt {
             query: Arc::clone(&self.query),
             exchange: Arc::clone(&self.exchange),
@@ -210,9 +210,12 @@ impl RunAttempt {
                 next = batches.next() => next,
             };
             let Some((partition, batch)) = next else { break };
+            let before = writer.sent();
             let wrote = match batch {
                 Ok(batch) if batch.num_rows() == 0 => Ok(()),
-                Ok(batch) => writer.write(partition, &batch).await,
+                Ok(batch) => {
+                    writer.write(partition, &batch).await.and_then(|()| self.exchange.wrote(writer.sent() - before))
+                }
                 Err(error) => Err(error.into()),
             };
             if let Err(error) = wrote {
@@ -220,7 +223,10 @@ impl RunAttempt {
                 return Err(error);
             }
         }
-        writer.finish().await
+        let before = writer.sent();
+        let written = writer.finish().await?;
+        self.exchange.wrote(written.bytes - before)?;
+        Ok(written)
     }
 
     fn plan(&self) -> Result<SetPlanRequest> {

@@ -1,7 +1,8 @@
 //! The handle of a colony: start it, ask it, write through it, stop it.
 
 use std::future::Future;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicI64;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -122,6 +123,8 @@ pub(crate) struct Core {
     pub(crate) wear: Wear,
     born: Instant,
     scratch: Mutex<Option<Scratch>>,
+    /// Bytes that stages may still hand on through it.
+    pub(crate) for_stages: Arc<AtomicI64>,
     pub(crate) admission: Arc<Admission>,
     pub(crate) thermometer: Thermometer,
     pub(crate) token: CancellationToken,
@@ -131,6 +134,8 @@ pub(crate) struct Core {
     pub(crate) following: Following,
     /// Places for tasks of shared queries: one on each bee.
     pub(crate) places: Semaphore,
+    /// Attempts that each bee has.
+    attempts: Mutex<Vec<usize>>,
     /// Clearing up that goes on after a query.
     leftovers: Mutex<JoinSet<()>>,
     ledger: OnceLock<LedgerHandle>,
@@ -161,6 +166,18 @@ impl IoRuntime {
     }
 }
 
+/// An attempt's place on a bee, while it lives.
+pub(crate) struct AttemptPlace<'a> {
+    core: &'a Core,
+    bee: usize,
+}
+
+impl Drop for AttemptPlace<'_> {
+    fn drop(&mut self) {
+        lock(&self.core.attempts)[self.bee] -= 1;
+    }
+}
+
 impl Core {
     async fn open(settings: Settings, functions: Vec<Arc<ScalarUDF>>, io: IoRuntime) -> Result<Arc<Self>> {
         let meadow = Meadow::open(&settings.storage, &settings.storage_options, io.1.clone()).await?;
@@ -172,6 +189,7 @@ impl Core {
         let channels = Arc::new(BeeChannels::new(Arc::clone(&queries)));
         let cells = cell_source(&settings, &meadow).await?;
         let cache = cells.cache.as_ref().map(|(cache, _)| Arc::clone(cache));
+        let for_stages = Arc::new(AtomicI64::new(i64::try_from(settings.scratch_limit).unwrap_or(i64::MAX)));
         let scratch = match settings.spill {
             Spill::None => None,
             Spill::Disk => Some(Scratch::new(&settings.scratch.clone().unwrap_or_else(std::env::temp_dir))?),
@@ -199,6 +217,7 @@ impl Core {
         let admission = Admission::new(running, settings.queue);
         Ok(Arc::new(Self {
             places: Semaphore::new(settings.bee_count()),
+            attempts: Mutex::new(vec![0; settings.bee_count()]),
             settings,
             meadow,
             planner,
@@ -213,6 +232,7 @@ impl Core {
             wear: Wear::default(),
             born: Instant::now(),
             scratch: Mutex::new(scratch),
+            for_stages,
             thermometer: Thermometer::new(),
             token: CancellationToken::new(),
             heart,
@@ -245,6 +265,17 @@ impl Core {
         slot.ok_or_else(|| Error::closed("no bee is running: start a new colony"))
     }
 
+    /// A bee for an attempt at a task, which counts until the guard is dropped: the bee with the fewest attempts, and of
+    /// several the one with the least other work. Leading the query is such, and next to none.
+    pub(crate) fn bee_for_attempt(&self) -> Result<(&Arc<BeeSlot>, AttemptPlace<'_>)> {
+        let mut attempts = lock(&self.attempts);
+        let alive = self.slots.iter().filter(|slot| slot.is_alive());
+        let slot = alive.min_by_key(|slot| (attempts[slot.core.index], slot.core.expected()));
+        let slot = slot.ok_or_else(|| Error::closed("no bee is running: start a new colony"))?;
+        attempts[slot.core.index] += 1;
+        Ok((slot, AttemptPlace { core: self, bee: slot.core.index }))
+    }
+
     /// Whether a scan of this many bytes is so long here that it may pay to ask other nodes.
     pub(crate) fn may_be_faster_shared(&self, bytes: u64) -> bool {
         let alone = Duration::from_secs_f64(bytes as f64 / (SCAN_RATE * self.slots.len().max(1) as f64));
@@ -254,10 +285,20 @@ impl Core {
     /// A query has ended that spilled so much; beyond the day's limit nothing more goes to the disk.
     pub(crate) fn spilled(&self, bytes: u64) {
         self.wear.spilled(bytes, self.born);
-        let written = self.disk_written();
-        let worn = self.settings.disk_writes_per_day.is_some_and(|limit| written.last_day >= limit);
+        let worn = self.is_worn();
         self.slots.iter().for_each(|slot| slot.core.combs.spare_disk(worn));
         self.heart.pause_cache(worn);
+    }
+
+    fn is_worn(&self) -> bool {
+        let written = self.disk_written();
+        self.settings.disk_writes_per_day.is_some_and(|limit| written.last_day >= limit)
+    }
+
+    /// Where this node may write what does not fit into memory, if anywhere.
+    pub(crate) fn scratch_folder(&self) -> Option<PathBuf> {
+        let folder = lock(&self.scratch).as_ref().map(|scratch| scratch.path().to_path_buf());
+        folder.filter(|_| !self.is_worn())
     }
 
     /// What was written to the local disk since the start.

@@ -4,6 +4,8 @@
 //! consumers wait on it and read ranges of their producers' objects.
 
 use std::collections::{HashMap, HashSet};
+use std::path::{Path as FsPath, PathBuf};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use arrow::array::RecordBatch;
@@ -11,8 +13,11 @@ use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt, TryStreamExt};
 use object_store::ObjectStore;
+use object_store::local::LocalFileSystem;
 use tokio::sync::Notify;
 
+use super::foreign::clear_away;
+use crate::storage::StorageBackend;
 use crate::storage::metered::{Meter, Metered};
 use crate::storage::swarm::board::Extra;
 use crate::storage::swarm::names::{self, Entry, NodeId, QueryId, TaskId};
@@ -29,8 +34,18 @@ pub(crate) struct Exchange {
     pub(crate) query: QueryId,
     pub(crate) me: NodeId,
     pub(crate) store: Arc<dyn ObjectStore>,
+    /// Where the rows are when no other node takes part.
+    scratch: Option<Room>,
     state: Mutex<State>,
     changed: Notify,
+}
+
+/// What a query has on this node's disk.
+struct Room {
+    folder: PathBuf,
+    /// Bytes that all queries may still write; below zero when they were not enough.
+    left: Arc<AtomicI64>,
+    taken: AtomicI64,
 }
 
 #[derive(Default)]
@@ -72,9 +87,58 @@ impl std::fmt::Debug for Exchange {
 }
 
 impl Exchange {
+    /// An exchange through the meadow.
     pub(crate) fn new(query: QueryId, me: NodeId, store: Arc<dyn ObjectStore>, meter: &Arc<Meter>) -> Self {
         let store = Arc::new(Metered::new(store, Arc::clone(meter)));
-        Self { query, me, store, state: Mutex::default(), changed: Notify::new() }
+        Self { query, me, store, scratch: None, state: Mutex::default(), changed: Notify::new() }
+    }
+
+    /// An exchange of a node with itself: in a new folder of `scratch`, as long as `left` says that there are bytes left.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub(crate) fn within(query: QueryId, me: NodeId, scratch: &FsPath, left: &Arc<AtomicI64>) -> Result<Self> {
+        let folder = scratch.join(format!("stages-{query}"));
+        std::fs::create_dir(&folder)?;
+        let store = Arc::new(LocalFileSystem::new_with_prefix(&folder)?);
+        let room = Room { folder, left: Arc::clone(left), taken: AtomicI64::new(0) };
+        Ok(Self { query, me, store, scratch: Some(room), state: Mutex::default(), changed: Notify::new() })
+    }
+
+    /// Whether no other node takes part.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.scratch.is_some()
+    }
+
+    /// Counts bytes that an attempt on this node wrote.
+    ///
+    /// # Errors
+    /// `MemoryExceeded` when the scratch folder may not take them.
+    pub(crate) fn wrote(&self, bytes: u64) -> Result<()> {
+        let Some(room) = &self.scratch else { return Ok(()) };
+        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+        room.taken.fetch_add(bytes, Ordering::Relaxed);
+        match room.left.fetch_sub(bytes, Ordering::Relaxed) < bytes {
+            true => Err(Error::new(
+                ErrorKind::MemoryExceeded,
+                "what its stages hand on is more than scratch_limit: set it higher",
+            )),
+            false => Ok(()),
+        }
+    }
+
+    /// Removes everything that was exchanged.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub(crate) async fn clear_away(&self, meadow: &dyn StorageBackend) -> Result<()> {
+        match &self.scratch {
+            Some(room) => {
+                room.left.fetch_add(room.taken.swap(0, Ordering::Relaxed), Ordering::Relaxed);
+                Ok(tokio::fs::remove_dir_all(&room.folder).await?)
+            }
+            None => clear_away(meadow, self.query).await,
+        }
     }
 
     /// Looks at the query's folder, and reads the completions of tasks that are `wanted`.
@@ -185,13 +249,20 @@ impl Exchange {
         futures::stream::once(opened).try_flatten().boxed()
     }
 
+    /// Bytes that this node's tasks wrote to its scratch folder.
+    pub(crate) fn spilled_here(&self) -> u64 {
+        let state = self.lock();
+        let ours = state.done.values().map(|d| &d.header).filter(|h| h.node == self.me);
+        ours.map(|h| h.cost.spilled + if self.is_alone() { h.cost.bytes_written } else { 0 }).sum()
+    }
+
     /// What the tasks of other nodes cost, and all of them exchanged.
     pub(crate) fn totals(&self) -> Totals {
         let state = self.lock();
         let nodes: HashSet<&NodeId> = state.done.values().map(|d| &d.header.node).chain([&self.me]).collect();
         let mut totals = Totals { nodes: nodes.len(), extra: state.extra, ..Totals::default() };
         for record in state.done.values().map(|d| &d.header) {
-            totals.exchanged += record.cost.bytes_written;
+            totals.exchanged += if self.is_alone() { 0 } else { record.cost.bytes_written };
             if record.node == self.me {
                 continue;
             }

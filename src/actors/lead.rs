@@ -21,7 +21,7 @@ use super::change::{Replacing, replace};
 use super::colony::Core;
 use super::housekeeper;
 use super::query::{Asked, QueryRecord, is_stop};
-use super::share::Shared;
+use super::share::{Place, Shared};
 use super::verify::verify;
 use super::write::write_frame;
 use crate::sql::distribution::{SwarmBees, lean_options, node_url};
@@ -97,23 +97,27 @@ impl Lead {
     pub(crate) async fn run(self) {
         let Self { core, job, query, started, batches, ticket } = self;
         let mut attempt =
-            Attempt { core: Arc::clone(&core), job, query: Arc::clone(&query), lean: false, now: Utc::now() };
+            Attempt { core: Arc::clone(&core), job, query: Arc::clone(&query), way: Way::Streamed, now: Utc::now() };
         let asker = Asker { started: Arc::new(Mutex::new(Some(started))), batches };
         let mut outcome = attempt.clone().run(&ticket, &asker).await;
-        if matches!(&outcome, Err(error) if error.kind() == ErrorKind::MemoryExceeded) && query.begin_again().await {
-            tracing::info!(query = %query.id, "over the memory budget: the query is tried again with a leaner plan");
-            attempt.lean = true;
-            let second = attempt.run(&ticket, &asker).await;
-            if let Err(error) = &second {
-                tracing::info!(query = %query.id, %error, "the leaner plan failed, too");
+        for way in [Way::Staged, Way::Lean] {
+            let did_not_fit = matches!(&outcome, Err(error) if error.kind() == ErrorKind::MemoryExceeded);
+            if !did_not_fit || way == Way::Staged && query.is_shared() || !query.begin_again().await {
+                continue;
             }
-            // What a leaner plan cannot do says less than what did not fit.
-            if second.as_ref().map_or_else(is_stop, |()| true) {
-                outcome = second;
+            tracing::info!(query = %query.id, ?way, "over the memory budget: the query is tried again another way");
+            attempt.way = way;
+            let next = attempt.clone().run(&ticket, &asker).await;
+            if let Err(error) = &next {
+                tracing::info!(query = %query.id, ?way, %error, "that failed, too");
+            }
+            // What another way cannot do says less than what did not fit.
+            if next.as_ref().map_or_else(is_stop, |()| true) {
+                outcome = next;
             }
         }
         query.ended(core.temperature());
-        core.spilled(query.spilled.load(Ordering::Relaxed));
+        core.spilled(query.spilled_here());
         // Who sees the end finds its place free.
         drop(ticket);
         if let Err(error) = outcome {
@@ -140,13 +144,24 @@ impl Asker {
     }
 }
 
+/// How a try goes about a query.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// All stages at once; rows go from bee to bee, of this node or of the swarm.
+    Streamed,
+    /// A stage after the other, in so many tasks that what each must hold fits; rows wait on disk between them.
+    Staged,
+    /// Joins sort and spill instead of holding one side.
+    Lean,
+}
+
 /// One try at a job.
 #[derive(Clone)]
 struct Attempt {
     core: Arc<Core>,
     job: Arc<Job>,
     query: Arc<QueryRecord>,
-    lean: bool,
+    way: Way,
     /// What `now()` is in all tries.
     now: DateTime<Utc>,
 }
@@ -207,12 +222,13 @@ impl Attempt {
             Job::Read { .. } | Job::Merge { .. } => &Params::None,
         };
         let mut options = session.options();
-        if self.lean {
+        let lean = self.way == Way::Lean;
+        if lean {
             options.extend(lean_options(self.core.settings.bee_memory()));
         }
         self.query.set_options(options.clone());
         self.query.set_limits(session.limits());
-        let (lean, now, spread) = (self.lean, self.now, Spread::Colony);
+        let (now, spread) = (self.now, Spread::Colony);
         let (runtime, headers) = (bee.combs.chamber(&self.query)?, self.query.headers()?);
         Ok(Ask { params, session, lean, options, runtime, headers, spread, scans: Arc::clone(&self.query.scans), now })
     }
@@ -226,7 +242,7 @@ impl Attempt {
                 until_stopped(&self.query, plan).await.map(Planned::Rows)
             }
             Job::Merge { frame, .. } => Ok(Planned::Optimize { frame: frame.clone(), cluster_by: Vec::new() }),
-            Job::Sql { sql, .. } => until_stopped(&self.query, plan(&self.core, sql, ask, self.lean)).await,
+            Job::Sql { sql, .. } => until_stopped(&self.query, plan(&self.core, sql, ask, self.way)).await,
         }
     }
 
@@ -309,15 +325,29 @@ impl Answer {
     }
 }
 
-/// Plans a statement for this colony, or, unless it is to stay `alone`, for the swarm where that is asked for or expected
-/// to be faster.
-fn plan<'a>(core: &'a Arc<Core>, sql: &'a str, ask: Ask<'a>, alone: bool) -> BoxFuture<'a, Result<Planned>> {
-    plan_now(core, sql, ask, alone).boxed()
+/// Plans a statement for this colony, or, in its first try, for the swarm where that is asked for or expected to be faster.
+fn plan<'a>(core: &'a Arc<Core>, sql: &'a str, ask: Ask<'a>, way: Way) -> BoxFuture<'a, Result<Planned>> {
+    match way {
+        Way::Streamed => plan_first(core, sql, ask).boxed(),
+        Way::Staged => plan_staged(core, sql, ask).boxed(),
+        Way::Lean => async move { core.planner.plan(sql, &ask).await }.boxed(),
+    }
 }
 
-async fn plan_now(core: &Arc<Core>, sql: &str, mut ask: Ask<'_>, alone: bool) -> Result<Planned> {
-    let asked = ask.session.distribute().unwrap_or(core.settings.distribute);
-    let distribute = if alone { Distribute::Never } else { asked };
+/// A plan for the swarm whose only node is this one.
+async fn plan_staged(core: &Core, sql: &str, mut ask: Ask<'_>) -> Result<Planned> {
+    let url = node_url(&core.heart.id)?;
+    let urls = vec![url; core.settings.bee_count()];
+    ask.spread = Spread::Staged(Arc::new(SwarmBees { urls, least_memory: core.settings.bee_memory() }));
+    let planned = core.planner.plan(sql, &ask).await?;
+    match planned.query().and_then(PhysicalQuery::exchanging) {
+        Some(_) => Ok(planned),
+        None => Err(Error::unsupported("it has no stages")),
+    }
+}
+
+async fn plan_first(core: &Arc<Core>, sql: &str, mut ask: Ask<'_>) -> Result<Planned> {
+    let distribute = ask.session.distribute().unwrap_or(core.settings.distribute);
     if distribute == Distribute::Always && core.shareable {
         ask.spread = spread(core).await?;
     }
@@ -325,7 +355,7 @@ async fn plan_now(core: &Arc<Core>, sql: &str, mut ask: Ask<'_>, alone: bool) ->
     let Some(physical) = planned.query() else { return Ok(planned) };
     match ask.spread {
         Spread::Swarm(_) if !physical.is_shareable() => ask.spread = Spread::Colony,
-        Spread::Swarm(_) => return Ok(planned),
+        Spread::Swarm(_) | Spread::Staged(_) => return Ok(planned),
         Spread::Colony if distribute != Distribute::Auto || !core.shareable => return Ok(planned),
         Spread::Colony if !physical.is_shareable() || !core.may_be_faster_shared(physical.scan_bytes()) => {
             return Ok(planned);
@@ -353,15 +383,18 @@ async fn spread(core: &Core) -> Result<Spread> {
     Ok(Spread::Swarm(Arc::new(SwarmBees { urls, least_memory })))
 }
 
-/// Starts a plan; one that was made for the swarm is told to the swarm.
+/// Starts a plan; tasks that exchange rows through a store are looked after until the guard is dropped.
 async fn start(
     core: &Arc<Core>,
     physical: &PhysicalQuery,
     query: &Arc<QueryRecord>,
 ) -> Result<(SendableRecordBatchStream, Option<Shared>)> {
     query.planned(&physical.notes, physical.tasks());
-    let shared = match physical.for_the_swarm() {
-        Some(plan) => Some(Shared::begin(core, query, plan, &physical.context).await?),
+    let shared = match physical.exchanging() {
+        Some(plan) => {
+            let place = if physical.is_for_the_swarm() { Place::Meadow } else { Place::Scratch };
+            Some(Shared::begin(core, query, place, plan, &physical.context).await?)
+        }
         None => None,
     };
     Ok((execute_stream(Arc::clone(&physical.plan), Arc::clone(&physical.context))?, shared))

@@ -8,7 +8,7 @@
 //! | `bees` | CPU cores | worker threads |
 //! | `memory` | half of RAM or of the cgroup limit | bytes for all bees together |
 //! | `scratch` | the system's temporary folder | where bees spill |
-//! | `scratch_limit` | 10 GiB | most bytes that may be spilled at a time |
+//! | `scratch_limit` | 10 GiB | most bytes that operators may spill at a time, and as many that stages may hand on |
 //! | `spill` | disk | where operators put what does not fit: `disk`, `none` |
 //! | `disk_writes_per_day` | none | most bytes a day that spills and the cache write to the disk; then nothing is spilled or kept |
 //! | `cache` | none | folder that keeps what was read of cells in a bucket; never used for a local meadow |
@@ -59,7 +59,7 @@ pub struct Settings {
     pub memory: Option<u64>,
     /// Folder for spilled data; `None` is the system's temporary folder.
     pub scratch: Option<PathBuf>,
-    /// Most spilled bytes at a time, all bees together.
+    /// Most bytes at a time that operators spill, all bees together, and as many that stages hand on through the disk.
     pub scratch_limit: u64,
     /// Where operators put what does not fit into memory.
     pub spill: Spill,

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::attempt::{Attempt, Beatable, task_of};
 use super::colony::Core;
 use super::exchange::Exchange;
-use super::foreign::{clear_away, next_look};
+use super::foreign::next_look;
 use super::heartbeat::Stays;
 use super::query::QueryRecord;
 use crate::storage::swarm::beat::PROTOCOL;
@@ -57,20 +57,30 @@ pub(crate) struct Share {
     beatable: Mutex<Beatable>,
 }
 
+/// Where the tasks of a query exchange their rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// Where other nodes find them.
+    Meadow,
+    /// On this node's disk.
+    Scratch,
+}
+
 /// A shared query's life: when it is dropped, the watching ends and what is left in the meadow is cleared away.
 pub(crate) struct Shared {
     share: Arc<Share>,
-    _stays: Stays,
+    _stays: Option<Stays>,
 }
 
 impl Shared {
-    /// Tells the swarm of the query that `plan` is for.
+    /// Begins to look after the tasks of `plan`; tells the swarm of them if they go through the meadow.
     ///
     /// # Errors
-    /// What the storage says.
+    /// What the storage says; `Unsupported` where nothing may be written to this node's disk.
     pub(crate) async fn begin(
         core: &Arc<Core>,
         query: &Arc<QueryRecord>,
+        place: Place,
         plan: &DistributedExec,
         context: &Arc<TaskContext>,
     ) -> Result<Self> {
@@ -79,9 +89,18 @@ impl Shared {
             add_shapes(head, 1, context, &mut shapes)?;
         }
         let me = core.heart.id.clone();
-        let exchange = Arc::new(Exchange::new(query.id, me.clone(), core.meadow.unmetered_store(), &query.meter));
+        let exchange = Arc::new(match place {
+            Place::Meadow => Exchange::new(query.id, me.clone(), core.meadow.unmetered_store(), &query.meter),
+            Place::Scratch => {
+                let folder = core.scratch_folder().ok_or_else(|| Error::unsupported("nothing may go to the disk"))?;
+                Exchange::within(query.id, me.clone(), &folder, &core.for_stages)?
+            }
+        });
         query.set_exchange(Arc::clone(&exchange));
-        let stays = core.heart.leads(query.id).await?;
+        let stays = match place {
+            Place::Meadow => Some(core.heart.leads(query.id).await?),
+            Place::Scratch => None,
+        };
         let manifest = Manifest { protocol: PROTOCOL, engine: core.heart.engine.clone(), leader: me };
         let record = PutPayload::from_bytes(manifest.to_bytes()?);
         exchange.store.put(&Entry::Manifest.path(query.id), record).await?;
@@ -110,10 +129,11 @@ impl Drop for Shared {
         self.share.exchange.abandon(Error::cancelled("the query has ended"));
         self.share.token.cancel();
         let attempts = std::mem::take(&mut *lock(&self.share.attempts));
-        let (core, query) = (Arc::clone(&self.share.core), self.share.query.id);
+        let (core, exchange) = (Arc::clone(&self.share.core), Arc::clone(&self.share.exchange));
         self.share.core.later(async move {
             attempts.join_all().await;
-            if let Err(error) = clear_away(core.meadow.backend().as_ref(), query).await {
+            if let Err(error) = exchange.clear_away(core.meadow.backend().as_ref()).await {
+                let query = exchange.query;
                 tracing::warn!(%error, %query, "a query's objects are left behind: another node will clear them away");
             }
         });
@@ -225,6 +245,11 @@ impl Share {
         for (task, attempt) in listing.failed.into_iter().filter(|f| !known.contains(f)).collect::<Vec<_>>() {
             let failure = self.failure(task, attempt).await?;
             known.insert((task, attempt));
+            if self.exchange.is_alone() && failure.kind == FailureKind::Memory {
+                // Nobody has more.
+                self.exchange.abandon(failure.to_error("nobody has more"));
+                return Ok(());
+            }
             lock(&self.board).failed(task, attempt, failure);
         }
         for action in self.decide(now) {
@@ -242,7 +267,10 @@ impl Share {
     }
 
     fn decide(&self, now: Duration) -> Vec<Action> {
-        let (nodes, exchange) = (self.core.heart.candidates(), &self.exchange);
+        let (mut nodes, exchange) = (self.core.heart.candidates(), &self.exchange);
+        if exchange.is_alone() {
+            nodes.retain(|node| node.id == self.core.heart.id);
+        }
         let (records, mut board) = (lock(&self.records), lock(&self.board));
         for task in records.keys() {
             if let Some(done) = exchange.done(*task) {

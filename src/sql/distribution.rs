@@ -162,7 +162,7 @@ pub(crate) fn distributed(
         (Spread::Colony, Some(scans)) => {
             Ok(colony(builder)?.with_distributed_scale_up_leaf_node_handler(ShareScans(Arc::clone(scans))))
         }
-        (Spread::Swarm(bees), _) => Ok(builder
+        (Spread::Swarm(bees) | Spread::Staged(bees), _) => Ok(builder
             // As many as a stage may have tasks.
             .with_distributed_worker_resolver(Workers(vec![bees.urls.clone(); MAX_TASKS_PER_BEE].concat()))
             .with_distributed_desired_task_count_handler(CutScans(Arc::clone(bees)))

@@ -119,6 +119,11 @@ impl FrameTable {
         self
     }
 
+    /// Rows of all cells, if the ledger says of all.
+    pub(crate) fn rows(&self) -> Option<u64> {
+        self.all().into_iter().map(|index| self.cells.rows(index)).sum()
+    }
+
     /// The cells that a scan may read.
     fn all(&self) -> Vec<usize> {
         (0..self.cells.len()).filter(|index| self.may_read(*index)).collect()

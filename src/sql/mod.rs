@@ -25,6 +25,7 @@
 //! | `limits` | how large a statement may be |
 //! | `refused` | what the engine would answer otherwise than SQL does |
 //! | `one_value` | queries that stand for one value |
+//! | `group_reduction` | aggregates of which a join wants a few groups |
 //! | `same_names` | columns that would have the same name |
 //! | `spelling` | what the parser takes otherwise than it is meant |
 //! | `rewrites` | expressions that the engine takes otherwise than SQL does |
@@ -51,6 +52,7 @@ pub mod distribution;
 mod error;
 mod files;
 mod frame_table;
+mod group_reduction;
 mod limits;
 pub mod one_value;
 mod physical_query;

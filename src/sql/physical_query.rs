@@ -11,6 +11,7 @@ use datafusion_distributed::{DistributedExec, DistributedLeafExec, NetworkBounda
 
 use super::distribution::file_scan;
 use super::frame_table::ScanNotes;
+use super::planner::Spread;
 use crate::storage::leafcutter::ROW_GROUP_ROWS;
 use crate::storage::ledger::ROOT_URL;
 
@@ -34,18 +35,23 @@ pub struct PhysicalQuery {
     pub notes: Arc<ScanNotes>,
     /// Whether facts about the run are to follow its rows.
     pub analyze: bool,
-    /// Whether its tasks are addressed to other nodes.
-    pub(super) swarm: bool,
+    /// Where it runs.
+    pub(super) spread: Spread,
 }
 
 impl PhysicalQuery {
-    /// The part of the plan whose tasks are addressed to the swarm, if it is split at all.
-    pub fn for_the_swarm(&self) -> Option<&DistributedExec> {
+    /// The part of the plan whose tasks exchange rows through a store, if it has such.
+    pub fn exchanging(&self) -> Option<&DistributedExec> {
         // EXPLAIN ANALYZE stands above it.
         fn find(plan: &Arc<dyn ExecutionPlan>) -> Option<&DistributedExec> {
             plan.downcast_ref().or_else(|| plan.children().into_iter().find_map(find))
         }
-        if self.swarm { find(&self.plan) } else { None }
+        if matches!(self.spread, Spread::Colony) { None } else { find(&self.plan) }
+    }
+
+    /// Whether other nodes take part.
+    pub fn is_for_the_swarm(&self) -> bool {
+        matches!(self.spread, Spread::Swarm(_))
     }
 
     /// Bytes of the files that it scans.
@@ -68,14 +74,16 @@ impl PhysicalQuery {
     pub fn forecast(&self) -> Forecast {
         let mut cells = 0;
         with_stages(&self.plan, &mut |plan| cells += cell_requests(plan));
-        let exchange = if self.swarm { exchange_requests(&self.plan, 1) } else { 0 };
+        let exchange = if self.is_for_the_swarm() { exchange_requests(&self.plan, 1) } else { 0 };
         Forecast { cells, exchange }
     }
 
     /// Whether it is so small that a thread which must not be held for long may run it: it is not split, reads hardly
     /// anything, and makes no more rows than it reads.
     pub fn is_short(&self) -> bool {
-        !self.swarm && self.tasks() == 1 && short_bytes(&self.plan).is_some_and(|bytes| bytes <= SHORT_BYTES)
+        matches!(self.spread, Spread::Colony)
+            && self.tasks() == 1
+            && short_bytes(&self.plan).is_some_and(|bytes| bytes <= SHORT_BYTES)
     }
 
     /// Tasks of all its stages, and 1 for the part that the leading bee runs.

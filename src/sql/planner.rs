@@ -32,6 +32,7 @@ use super::copy::{Output, aim, sink};
 use super::distribution::{Split, SwarmBees, apply_options, distributed, session_config};
 use super::files::rows_for;
 use super::frame_table::ScanNotes;
+use super::group_reduction::GroupReduction;
 use super::limits::{check_statement, survey};
 use super::one_value::{one_value, with_one_value};
 use super::physical_query::PhysicalQuery;
@@ -69,6 +70,8 @@ pub enum Spread {
     Colony,
     /// On these bees, a task at a time, however small it is.
     Swarm(Arc<SwarmBees>),
+    /// As [`Spread::Swarm`] on this node's bees alone.
+    Staged(Arc<SwarmBees>),
 }
 
 /// What a statement is planned with.
@@ -211,6 +214,7 @@ impl Planner {
         let mut builder = SessionStateBuilder::new()
             .with_default_features()
             .with_config(session_config(&split))
+            .with_optimizer_rule(Arc::new(GroupReduction))
             .with_physical_optimizer_rule(Arc::new(StopPoints));
         builder.scalar_functions().get_or_insert_default().extend(functions);
         builder.aggregate_functions().get_or_insert_default().push(one_value());
@@ -257,7 +261,7 @@ impl Planner {
         as_of: AsOf,
         ask: &Ask<'_>,
     ) -> Result<PhysicalQuery> {
-        let draft = Draft { state: self.state(ask)?, notes: Arc::default(), swarm: false };
+        let draft = Draft { state: self.state(ask)?, notes: Arc::default(), spread: Spread::Colony };
         let table = frame_table(&self.meadow, frame, as_of, &draft.notes, self.world.as_ref()).await?;
         let projection = columns.map(|names| projection(&table, frame, names)).transpose()?;
         let name = TableReference::full(frame.hive.as_str(), frame.box_.as_str(), frame.frame.as_str());
@@ -296,7 +300,7 @@ impl Planner {
     ) -> Result<Planned> {
         self.meadow.require_writable()?;
         let into = self.meadow.state(frame, AsOf::Latest).await?;
-        let draft = Draft { state: self.state(ask)?, notes: Arc::default(), swarm: false };
+        let draft = Draft { state: self.state(ask)?, notes: Arc::default(), spread: Spread::Colony };
         let rows = rows_for(path, options, &into.schema, &draft.state).await?;
         let query = draft.physical(&rows, false).await?;
         Ok(Planned::Insert { into, mode: WriteMode::Append, query })
@@ -428,7 +432,6 @@ impl Planner {
                 plan.with_param_values(ParamValues::from(pairs))?
             }
         };
-        let swarm = matches!(ask.spread, Spread::Swarm(_));
         // Before anything else looks at all of it: there may be more than can be gone through.
         let found = survey(&plan)?;
         let plan = with_one_value(plan)?;
@@ -438,7 +441,7 @@ impl Planner {
             true => begun(self.undivided(ask)?.build(), ask.now),
             false => state,
         };
-        Ok((Draft { state, notes, swarm }, plan))
+        Ok((Draft { state, notes, spread: ask.spread.clone() }, plan))
     }
 
     /// A session whose plans are split.
@@ -589,14 +592,14 @@ fn begun(mut state: SessionState, now: DateTime<Utc>) -> SessionState {
 struct Draft {
     state: SessionState,
     notes: Arc<ScanNotes>,
-    swarm: bool,
+    spread: Spread,
 }
 
 impl Draft {
     async fn physical(&self, plan: &LogicalPlan, analyze: bool) -> Result<PhysicalQuery> {
         let plan = self.state.create_physical_plan(plan).await?;
         let (context, notes) = (self.state.task_ctx(), Arc::clone(&self.notes));
-        Ok(PhysicalQuery { plan, context, notes, analyze, swarm: self.swarm })
+        Ok(PhysicalQuery { plan, context, notes, analyze, spread: self.spread.clone() })
     }
 
     async fn insert(&self, dml: DmlStatement) -> Result<Planned> {
@@ -643,7 +646,14 @@ impl Draft {
         answer::plans(&[
             ("logical_plan", logical.display_indent().to_string()),
             ("physical_plan", shown),
-            ("bees", format!("{} tasks on {}", query.tasks(), if query.swarm { "the swarm" } else { "this node" })),
+            (
+                "bees",
+                format!(
+                    "{} tasks on {}",
+                    query.tasks(),
+                    if query.is_for_the_swarm() { "the swarm" } else { "this node" }
+                ),
+            ),
             ("requests", query.forecast().to_string()),
             ("cells", query.notes.to_string()),
         ])

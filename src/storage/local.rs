@@ -139,6 +139,7 @@ fn list_after(root: &FsPath, prefix: &Path, offset: &Path) -> Result<Vec<ObjectM
     let mut found = Vec::new();
     let mut folders = vec![prefix.clone()];
     while let Some(folder) = folders.pop() {
+        let passed = offset.as_ref().strip_prefix(folder.as_ref()).and_then(|rest| rest.strip_prefix('/'));
         let entries = match fs::read_dir(root.join(folder.as_ref())) {
             Ok(entries) => entries,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
@@ -147,12 +148,16 @@ fn list_after(root: &FsPath, prefix: &Path, offset: &Path) -> Result<Vec<ObjectM
         for entry in entries {
             let entry = entry.map_err(generic)?;
             let name = entry.file_name();
+            let is_folder = entry.file_type().map_err(generic)?.is_dir();
+            if !is_folder && passed.is_some_and(|passed| name.as_encoded_bytes() <= passed.as_bytes()) {
+                continue;
+            }
             let Some(location) =
                 name.to_str().and_then(|name| Path::parse(format!("{folder}/{name}").trim_start_matches('/')).ok())
             else {
                 continue;
             };
-            if entry.file_type().map_err(generic)?.is_dir() {
+            if is_folder {
                 folders.push(location);
             } else if location > *offset && !is_temporary(&location) {
                 found.extend(describe(&entry, location)?);

@@ -32,24 +32,63 @@ const GRACE: Duration = Duration::from_millis(200);
 /// What a machine may add that runs other tests too.
 const SLACK: Duration = Duration::from_secs(1);
 
-#[test]
-fn a_join_that_does_not_fit_is_sorted_and_spilled_instead() {
-    let folder = folder();
-    let colony = start(settings(&folder).with_bees(2).with_memory(128 << 20));
+/// A colony of 128 MB with a frame of 160 MB, whose scratch folder may take `limit` bytes, and that folder.
+fn with_wide(folder: &TempDir, limit: u64) -> (Running, TempDir) {
+    let scratch = tempfile::tempdir().unwrap();
+    let mut settings = settings(folder).with_bees(2).with_memory(128 << 20);
+    (settings.scratch, settings.scratch_limit) = (Some(scratch.path().to_path_buf()), limit);
+    let colony = start(settings);
     run(
         &colony,
         "CREATE FRAME wide AS SELECT value AS k, repeat(md5(CAST(value AS VARCHAR)), 10) AS t
         FROM generate_series(1, 500000)",
     );
-    let join = "SELECT count(*), sum(length(a.t) + length(b.t)) FROM wide a JOIN wide b ON a.k = b.k";
-    let (rows, stats) = answer(&colony, join);
+    (colony, scratch)
+}
+
+/// Tasks whose rows wait in `scratch` for the stage above.
+fn waiting_tasks(scratch: &TempDir) -> usize {
+    files(scratch.path(), ".done")
+}
+
+const WIDE_JOIN: &str = "SELECT count(*), sum(length(a.t) + length(b.t)) FROM wide a JOIN wide b ON a.k = b.k";
+
+#[test]
+fn a_join_that_does_not_fit_is_done_in_stages() {
+    let folder = folder();
+    let (colony, scratch) = with_wide(&folder, 10 << 30);
+    let (rows, stats) = answer(&colony, WIDE_JOIN);
     assert_eq!((integers(&rows, 0), integers(&rows, 1)), (vec![500_000], vec![500_000 * 640]));
-    assert!(stats.spilled > 0, "{stats:?}");
-    run(
-        &colony,
-        &format!("CREATE FRAME joined AS {}", join.replace("count(*), sum(length(a.t) + length(b.t))", "a.k, b.t")),
-    );
+    // Both sides went through the disk, once, and not through the meadow.
+    assert!(stats.spilled > 10 << 20 && stats.exchanged == 0 && stats.nodes == 1, "{stats:?}");
+    assert!(stats.tasks > 10, "{stats:?}");
+    let joined = WIDE_JOIN.replace("count(*), sum(length(a.t) + length(b.t))", "a.k, b.t");
+    run(&colony, &format!("CREATE FRAME joined AS {joined}"));
     assert_eq!(integers(&run(&colony, "SELECT count(*) FROM joined"), 0), [500_000]);
+    until("the bees rest", || is_idle(&colony));
+    until("the rows between the stages are gone", || waiting_tasks(&scratch) == 0);
+}
+
+#[test]
+fn stages_keep_to_the_limit_of_the_scratch_folder() {
+    let folder = folder();
+    let (colony, scratch) = with_wide(&folder, 1 << 20);
+    for _ in 0..2 {
+        assert_eq!(refusal(ask(&colony, WIDE_JOIN)), ErrorKind::MemoryExceeded);
+    }
+    until("nothing is left", || waiting_tasks(&scratch) == 0);
+    assert_eq!(integers(&run(&colony, "SELECT count(*) FROM wide"), 0), [500_000]);
+}
+
+#[test]
+fn a_query_that_is_cancelled_between_its_stages_leaves_nothing() {
+    let folder = folder();
+    let (colony, scratch) = with_wide(&folder, 10 << 30);
+    let stream = colony.block_on(colony.sql(WIDE_JOIN)).unwrap();
+    until("a stage hands rows on", || waiting_tasks(&scratch) > 0);
+    stream.canceller().cancel();
+    assert_eq!(refusal(colony.block_on(stream.collect())), ErrorKind::Cancelled);
+    until("nothing is left", || waiting_tasks(&scratch) == 0);
     until("the bees rest", || is_idle(&colony));
 }
 

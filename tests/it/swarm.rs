@@ -58,6 +58,7 @@ impl Node {
 }
 
 impl Drop for Node {
+    #[expect(clippy::print_stdout, reason = "the runner shows it with the failure")]
     fn drop(&mut self) {
         // It may be gone already.
         let _ = self.process.kill();

@@ -19,7 +19,7 @@ use tpchgen_arrow::{
     SupplierArrow,
 };
 
-use crate::support::{name, rows, start};
+use crate::support::{folder, name, rows, run, settings, start};
 
 fn scale() -> f64 {
     std::env::var("APIARY_SCALE").map_or(0.01, |scale| scale.parse().unwrap())
@@ -169,4 +169,19 @@ fn the_comparison_sees_a_wrong_answer() {
     assert!(!same(&[row("a", 1.0)], &[row("b", 1.0)]));
     assert!(!same(&[row("a", f64::NAN)], &[row("a", 0.0)]));
     assert!(!same(&[row("a", 1.0)], &[row("a", 1.0), row("a", 1.0)]));
+}
+
+#[test]
+fn groups_that_no_row_asks_for_are_not_made() {
+    let folder = folder();
+    load(settings(&folder));
+    let colony = start(settings(&folder));
+    let is_reduced = |number: usize| {
+        let plan = run(&colony, &format!("EXPLAIN {}", QUERIES[number - 1]));
+        let told = arrow::util::pretty::pretty_format_batches(&plan).unwrap().to_string();
+        told.contains("__wanted")
+    };
+    let reduced: Vec<usize> = (1..=22).filter(|number| is_reduced(*number)).collect();
+    // Their parts are filtered; the groups of 18 are of orders, all of which are asked for.
+    assert_eq!(reduced, [2, 17, 20]);
 }

@@ -217,8 +217,8 @@ PARTITIONS = [
     Column("pn", NTZ, "TIMESTAMP", moments, moment_literal),
     Column("pb", pa.bool_(), "BOOLEAN", lambda random: random.random() < 0.5, str),
     # delta-rs writes negative ones so that nobody can read them ("-1.-5").
-    replace(decimal_column("pm", 9, 3), draw=lambda random: abs(decimals(9, 3)(random))),
-    replace(decimal_column("pm38", 38, 10), draw=lambda random: abs(decimals(38, 10)(random))),
+    replace(decimal_column("pm", 9, 3), draw=lambda random: decimals(9, 3)(random).copy_abs()),
+    replace(decimal_column("pm38", 38, 10), draw=lambda random: decimals(38, 10)(random).copy_abs()),
 ]
 
 

@@ -63,7 +63,7 @@ pub(crate) struct NodeArgs {
     /// Folder where queries put what does not fit into memory [default: the system's temporary folder]
     #[arg(long, global = true, value_name = "DIR", env = "APIARY_SCRATCH")]
     scratch: Option<PathBuf>,
-    /// Most bytes there at a time, like 20GB [default: 10GB]
+    /// Most bytes there at a time by operators, and as many between stages, like 20GB [default: 10GB]
     #[arg(long, global = true, value_name = "SIZE", env = "APIARY_SCRATCH_LIMIT", value_parser = parse_size)]
     scratch_limit: Option<u64>,
     /// Whether they may put anything there: disk or none [default: disk]

@@ -115,6 +115,11 @@ impl OutputWriter {
         }
     }
 
+    /// Bytes that went to the store.
+    pub fn sent(&self) -> u64 {
+        self.sent
+    }
+
     fn held(&self) -> usize {
         self.open.iter().flatten().map(|w| w.get_ref().len()).sum()
     }
