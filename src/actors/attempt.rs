@@ -16,7 +16,8 @@ use super::bee::{Bee, BeeCore, caught, nobodys_url};
 use super::channel::spilled_in;
 use super::colony::Core;
 use super::exchange::{Exchange, Listing};
-use super::query::QueryRecord;
+use super::query::{Asked, QueryRecord};
+use super::scratch::StageFolder;
 use crate::storage::backend::create;
 use crate::storage::swarm::beat::Running;
 use crate::storage::swarm::names::{Entry, TaskId};
@@ -72,7 +73,9 @@ impl Attempt {
     async fn run_to_the_end(self, core: &Arc<Core>) {
         let header = &self.task.header;
         let attempt = Running { query: self.query.id, task: header.task, attempt: self.number };
-        let _stays = core.heart.takes(attempt);
+        // Where no other node takes part, nobody else need know.
+        let alone = self.exchange.is_alone();
+        let _stays = (!alone).then(|| core.heart.takes(attempt));
         // One that waits for its inputs takes no place: it could be the place that they wait for.
         if self.exchange.wait_for_all(&header.inputs).await.is_err() {
             return;
@@ -81,8 +84,20 @@ impl Attempt {
         if self.exchange.done(header.task).is_some() {
             return;
         }
-        core.heart.runs(attempt);
+        if !alone {
+            core.heart.runs(attempt);
+        }
         let outcome = self.on_a_bee(core).await;
+        if alone {
+            // Another attempt would find the same memory and the same disk.
+            return match outcome {
+                Ok(done) => self.exchange.learned(header.task, done),
+                Err(error) => self.exchange.abandon(error),
+            };
+        }
+        if let (Asked::Swarm, Ok(done)) = (&self.query.asked, &outcome) {
+            core.spilled(done.header.cost.spilled);
+        }
         // A leader that never hears of it would wait; a store that is out of reach may come back.
         loop {
             let told = match &outcome {
@@ -103,6 +118,7 @@ impl Attempt {
             task: Arc::clone(&self.task),
             number: self.number,
             token: self.token.clone(),
+            folder: self.exchange.folder()?,
         };
         bee.addr()?.send(message).await.map_err(|_| Error::closed("the bee stopped in the middle of a task"))?
     }
@@ -134,6 +150,8 @@ pub(crate) struct RunAttempt {
     task: Arc<TaskRecord>,
     number: u32,
     token: CancellationToken,
+    /// Where it writes to, if it is not the meadow.
+    folder: Option<Arc<StageFolder>>,
 }
 
 impl Handler<RunAttempt> for Bee {
@@ -167,6 +185,7 @@ impl RunAttempt {
         while let Some(message) = messages.next().await {
             spilled += spilled_in(&message);
         }
+        self.query.spilled.fetch_add(spilled, Ordering::Relaxed);
         let after = self.query.meter.read();
         let cost = Cost {
             elapsed_ms: started.elapsed().as_millis() as u64,
@@ -213,9 +232,7 @@ impl RunAttempt {
             let before = writer.sent();
             let wrote = match batch {
                 Ok(batch) if batch.num_rows() == 0 => Ok(()),
-                Ok(batch) => {
-                    writer.write(partition, &batch).await.and_then(|()| self.exchange.wrote(writer.sent() - before))
-                }
+                Ok(batch) => writer.write(partition, &batch).await.and_then(|()| self.wrote(writer.sent() - before)),
                 Err(error) => Err(error.into()),
             };
             if let Err(error) = wrote {
@@ -225,8 +242,15 @@ impl RunAttempt {
         }
         let before = writer.sent();
         let written = writer.finish().await?;
-        self.exchange.wrote(written.bytes - before)?;
+        self.wrote(written.bytes - before)?;
         Ok(written)
+    }
+
+    /// Counts bytes of its output that went to this node's disk.
+    fn wrote(&self, bytes: u64) -> Result<()> {
+        let Some(folder) = &self.folder else { return Ok(()) };
+        self.query.spilled.fetch_add(bytes, Ordering::Relaxed);
+        folder.wrote(bytes)
     }
 
     fn plan(&self) -> Result<SetPlanRequest> {

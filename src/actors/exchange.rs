@@ -4,20 +4,16 @@
 //! consumers wait on it and read ranges of their producers' objects.
 
 use std::collections::{HashMap, HashSet};
-use std::path::{Path as FsPath, PathBuf};
-use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 
 use arrow::array::RecordBatch;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt, TryStreamExt};
 use object_store::ObjectStore;
-use object_store::local::LocalFileSystem;
 use tokio::sync::Notify;
 
-use super::foreign::clear_away;
-use crate::storage::StorageBackend;
+use super::scratch::StageFolder;
 use crate::storage::metered::{Meter, Metered};
 use crate::storage::swarm::board::Extra;
 use crate::storage::swarm::names::{self, Entry, NodeId, QueryId, TaskId};
@@ -35,17 +31,9 @@ pub(crate) struct Exchange {
     pub(crate) me: NodeId,
     pub(crate) store: Arc<dyn ObjectStore>,
     /// Where the rows are when no other node takes part.
-    scratch: Option<Room>,
+    folder: Option<Weak<StageFolder>>,
     state: Mutex<State>,
     changed: Notify,
-}
-
-/// What a query has on this node's disk.
-struct Room {
-    folder: PathBuf,
-    /// Bytes that all queries may still write; below zero when they were not enough.
-    left: Arc<AtomicI64>,
-    taken: AtomicI64,
 }
 
 #[derive(Default)]
@@ -90,55 +78,27 @@ impl Exchange {
     /// An exchange through the meadow.
     pub(crate) fn new(query: QueryId, me: NodeId, store: Arc<dyn ObjectStore>, meter: &Arc<Meter>) -> Self {
         let store = Arc::new(Metered::new(store, Arc::clone(meter)));
-        Self { query, me, store, scratch: None, state: Mutex::default(), changed: Notify::new() }
+        Self { query, me, store, folder: None, state: Mutex::default(), changed: Notify::new() }
     }
 
-    /// An exchange of a node with itself: in a new folder of `scratch`, as long as `left` says that there are bytes left.
-    ///
-    /// # Errors
-    /// What the system says.
-    pub(crate) fn within(query: QueryId, me: NodeId, scratch: &FsPath, left: &Arc<AtomicI64>) -> Result<Self> {
-        let folder = scratch.join(format!("stages-{query}"));
-        std::fs::create_dir(&folder)?;
-        let store = Arc::new(LocalFileSystem::new_with_prefix(&folder)?);
-        let room = Room { folder, left: Arc::clone(left), taken: AtomicI64::new(0) };
-        Ok(Self { query, me, store, scratch: Some(room), state: Mutex::default(), changed: Notify::new() })
+    /// An exchange of a node with itself; nothing of it is told through objects but the rows.
+    pub(crate) fn within(query: QueryId, me: NodeId, folder: &Arc<StageFolder>) -> Self {
+        let (store, folder) = (folder.store(), Some(Arc::downgrade(folder)));
+        Self { query, me, store, folder, state: Mutex::default(), changed: Notify::new() }
     }
 
     /// Whether no other node takes part.
     pub(crate) fn is_alone(&self) -> bool {
-        self.scratch.is_some()
+        self.folder.is_some()
     }
 
-    /// Counts bytes that an attempt on this node wrote.
+    /// The folder that rows are written to, where it is not the meadow; it stays while somebody has it.
     ///
     /// # Errors
-    /// `MemoryExceeded` when the scratch folder may not take them.
-    pub(crate) fn wrote(&self, bytes: u64) -> Result<()> {
-        let Some(room) = &self.scratch else { return Ok(()) };
-        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
-        room.taken.fetch_add(bytes, Ordering::Relaxed);
-        match room.left.fetch_sub(bytes, Ordering::Relaxed) < bytes {
-            true => Err(Error::new(
-                ErrorKind::MemoryExceeded,
-                "what its stages hand on is more than scratch_limit: set it higher",
-            )),
-            false => Ok(()),
-        }
-    }
-
-    /// Removes everything that was exchanged.
-    ///
-    /// # Errors
-    /// What the store says.
-    pub(crate) async fn clear_away(&self, meadow: &dyn StorageBackend) -> Result<()> {
-        match &self.scratch {
-            Some(room) => {
-                room.left.fetch_add(room.taken.swap(0, Ordering::Relaxed), Ordering::Relaxed);
-                Ok(tokio::fs::remove_dir_all(&room.folder).await?)
-            }
-            None => clear_away(meadow, self.query).await,
-        }
+    /// `Cancelled` when the query has ended.
+    pub(crate) fn folder(&self) -> Result<Option<Arc<StageFolder>>> {
+        let Some(folder) = &self.folder else { return Ok(None) };
+        folder.upgrade().map(Some).ok_or_else(|| Error::cancelled("the query has ended"))
     }
 
     /// Looks at the query's folder, and reads the completions of tasks that are `wanted`.
@@ -247,13 +207,6 @@ impl Exchange {
             Ok::<_, Error>(read_partition(Arc::clone(&exchange.store), path, &done, partition))
         };
         futures::stream::once(opened).try_flatten().boxed()
-    }
-
-    /// Bytes that this node's tasks wrote to its scratch folder.
-    pub(crate) fn spilled_here(&self) -> u64 {
-        let state = self.lock();
-        let ours = state.done.values().map(|d| &d.header).filter(|h| h.node == self.me);
-        ours.map(|h| h.cost.spilled + if self.is_alone() { h.cost.bytes_written } else { 0 }).sum()
     }
 
     /// What the tasks of other nodes cost, and all of them exchanged.

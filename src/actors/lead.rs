@@ -21,10 +21,11 @@ use super::change::{Replacing, replace};
 use super::colony::Core;
 use super::housekeeper;
 use super::query::{Asked, QueryRecord, is_stop};
+use super::scratch::SCRATCH_FULL;
 use super::share::{Place, Shared};
 use super::verify::verify;
 use super::write::write_frame;
-use crate::sql::distribution::{SwarmBees, lean_options, node_url};
+use crate::sql::distribution::{SwarmBees, lean_options, node_url, staged_options};
 use crate::sql::{
     Ask, Backpressure, Distribute, Facts, Output, Params, PhysicalQuery, Planned, Spread, SqlSession, altered, changed,
     verified, written,
@@ -102,7 +103,8 @@ impl Lead {
         let mut outcome = attempt.clone().run(&ticket, &asker).await;
         for way in [Way::Staged, Way::Lean] {
             let did_not_fit = matches!(&outcome, Err(error) if error.kind() == ErrorKind::MemoryExceeded);
-            if !did_not_fit || way == Way::Staged && query.is_shared() || !query.begin_again().await {
+            let cannot = way == Way::Staged && !attempt.may_be_staged();
+            if !did_not_fit || cannot || !query.begin_again().await {
                 continue;
             }
             tracing::info!(query = %query.id, ?way, "over the memory budget: the query is tried again another way");
@@ -111,13 +113,17 @@ impl Lead {
             if let Err(error) = &next {
                 tracing::info!(query = %query.id, ?way, %error, "that failed, too");
             }
-            // What another way cannot do says less than what did not fit.
-            if next.as_ref().map_or_else(is_stop, |()| true) {
-                outcome = next;
-            }
+            // What another way cannot do says less than what did not fit; that the disk is full is news.
+            outcome = match next {
+                Err(error) if is_stop(&error) => Err(error),
+                Err(error) if error.kind() == ErrorKind::Storage || error.message().contains(SCRATCH_FULL) => outcome
+                    .map_err(|first| Error::new(first.kind(), format!("{}; {}", first.message(), error.message()))),
+                Err(_) => outcome,
+                Ok(()) => Ok(()),
+            };
         }
         query.ended(core.temperature());
-        core.spilled(query.spilled_here());
+        core.spilled(query.spilled.load(Ordering::Relaxed));
         // Who sees the end finds its place free.
         drop(ticket);
         if let Err(error) = outcome {
@@ -208,6 +214,11 @@ impl Attempt {
         }
     }
 
+    /// Whether there is another plan for it, whose rows this node's disk may take.
+    fn may_be_staged(&self) -> bool {
+        matches!(self.job.as_ref(), Job::Sql { .. }) && !self.query.is_shared() && self.core.scratch_folder().is_some()
+    }
+
     /// What becomes of its writes while the node is hot.
     fn backpressure(&self) -> Backpressure {
         let asked = self.job.session().and_then(SqlSession::backpressure);
@@ -222,9 +233,11 @@ impl Attempt {
             Job::Read { .. } | Job::Merge { .. } => &Params::None,
         };
         let mut options = session.options();
-        let lean = self.way == Way::Lean;
-        if lean {
-            options.extend(lean_options(self.core.settings.bee_memory()));
+        let (lean, budget) = (self.way == Way::Lean, self.core.settings.bee_memory());
+        match self.way {
+            Way::Streamed => {}
+            Way::Staged => options.extend(staged_options(budget)),
+            Way::Lean => options.extend(lean_options(budget)),
         }
         self.query.set_options(options.clone());
         self.query.set_limits(session.limits());

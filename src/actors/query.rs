@@ -255,11 +255,6 @@ impl QueryRecord {
         self.exchange.get().is_some()
     }
 
-    /// Bytes that it wrote to this node's scratch folder.
-    pub(crate) fn spilled_here(&self) -> u64 {
-        self.spilled.load(Ordering::Relaxed) + self.exchange.get().map_or(0, |e| e.spilled_here())
-    }
-
     /// Its exchange with other nodes.
     pub(crate) fn exchange(&self) -> Result<&Arc<Exchange>> {
         self.exchange.get().ok_or_else(|| Error::internal("a query of one node has a task for another"))
@@ -449,7 +444,7 @@ impl QueryRecord {
             speculations: swarm.extra.speculations,
             moves: swarm.extra.moves,
             memory_peak: self.memory_peak.load(Ordering::Relaxed).max(swarm.memory_peak),
-            spilled: self.spilled_here() + swarm.spilled,
+            spilled: self.spilled.load(Ordering::Relaxed) + swarm.spilled,
             requests: storage.requests() + swarm.requests,
             bytes_read: storage.bytes_read + swarm.bytes_read,
             bytes_to_read: notes.iter().map(|n| n.bytes).sum(),

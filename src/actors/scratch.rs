@@ -2,21 +2,25 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io::ErrorKind;
+use std::io::ErrorKind as ErrorNumber;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use object_store::ObjectStore;
+use object_store::local::LocalFileSystem;
 use serde::{Deserialize, Serialize};
 
 use crate::sync::lock;
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// How folders of colonies begin; each is held by the process that has its file locked.
 const PREFIX: &str = "apiary-scratch-";
 const LOCK: &str = "lock";
+/// What a query is told that may not hand more rows on.
+pub(crate) const SCRATCH_FULL: &str = "what its stages hand on is more than scratch_limit allows: set it higher";
 /// What a day is divided into.
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: u64 = 24;
@@ -86,6 +90,59 @@ impl Drop for Scratch {
     }
 }
 
+/// What the stages of one query hand on to each other; gone when the last who reads or writes it lets go.
+#[derive(Debug)]
+pub(crate) struct StageFolder {
+    path: PathBuf,
+    store: Arc<LocalFileSystem>,
+    /// Bytes that the queries of this node may still write; below zero when they were not enough.
+    left: Arc<AtomicI64>,
+    taken: AtomicI64,
+}
+
+impl StageFolder {
+    /// Makes a folder in `scratch`, as long as `left` has bytes.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub(crate) fn new(scratch: &Path, name: &str, left: &Arc<AtomicI64>) -> Result<Arc<Self>> {
+        let path = scratch.join(name);
+        std::fs::create_dir(&path)?;
+        let store = Arc::new(LocalFileSystem::new_with_prefix(&path)?);
+        Ok(Arc::new(Self { path, store, left: Arc::clone(left), taken: AtomicI64::new(0) }))
+    }
+
+    pub(crate) fn store(&self) -> Arc<dyn ObjectStore> {
+        Arc::<LocalFileSystem>::clone(&self.store)
+    }
+
+    /// Counts bytes that were written.
+    ///
+    /// # Errors
+    /// `MemoryExceeded` when they are more than may be.
+    pub(crate) fn wrote(&self, bytes: u64) -> Result<()> {
+        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+        self.taken.fetch_add(bytes, Ordering::Relaxed);
+        match self.left.fetch_sub(bytes, Ordering::Relaxed) < bytes {
+            true => Err(Error::new(ErrorKind::MemoryExceeded, SCRATCH_FULL)),
+            false => Ok(()),
+        }
+    }
+}
+
+impl Drop for StageFolder {
+    fn drop(&mut self) {
+        match std::fs::remove_dir_all(&self.path) {
+            // The colony that ended has removed it, or does.
+            Err(error) if error.kind() != ErrorNumber::NotFound => {
+                tracing::warn!(%error, folder = %self.path.display(), "what a query's stages wrote is left behind");
+            }
+            _ => {}
+        }
+        self.left.fetch_add(self.taken.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+}
+
 /// Removes the folders that nobody holds: of processes that were killed.
 fn wipe(parent: &Path) {
     let Ok(entries) = std::fs::read_dir(parent) else { return };
@@ -94,7 +151,7 @@ fn wipe(parent: &Path) {
         let Ok(file) = File::options().write(true).open(folder.path().join(LOCK)) else { continue };
         if file.try_lock().is_ok()
             && let Err(error) = std::fs::remove_dir_all(folder.path())
-            && error.kind() != ErrorKind::NotFound
+            && error.kind() != ErrorNumber::NotFound
         {
             tracing::warn!(%error, folder = %folder.path().display(), "what a dead process spilled is left behind");
         }

@@ -18,10 +18,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::attempt::{Attempt, Beatable, task_of};
 use super::colony::Core;
-use super::exchange::Exchange;
-use super::foreign::next_look;
+use super::exchange::{Exchange, Listing};
+use super::foreign::{clear_away, next_look};
 use super::heartbeat::Stays;
 use super::query::QueryRecord;
+use super::scratch::StageFolder;
 use crate::storage::swarm::beat::PROTOCOL;
 use crate::storage::swarm::board::{Action, Board};
 use crate::storage::swarm::names::{Entry, NodeId, TaskId};
@@ -70,6 +71,7 @@ pub(crate) enum Place {
 pub(crate) struct Shared {
     share: Arc<Share>,
     _stays: Option<Stays>,
+    _folder: Option<Arc<StageFolder>>,
 }
 
 impl Shared {
@@ -89,21 +91,27 @@ impl Shared {
             add_shapes(head, 1, context, &mut shapes)?;
         }
         let me = core.heart.id.clone();
-        let exchange = Arc::new(match place {
-            Place::Meadow => Exchange::new(query.id, me.clone(), core.meadow.unmetered_store(), &query.meter),
+        let folder = match place {
+            Place::Meadow => None,
             Place::Scratch => {
-                let folder = core.scratch_folder().ok_or_else(|| Error::unsupported("nothing may go to the disk"))?;
-                Exchange::within(query.id, me.clone(), &folder, &core.for_stages)?
+                let scratch = core.scratch_folder().ok_or_else(|| Error::unsupported("nothing may go to the disk"))?;
+                Some(StageFolder::new(&scratch, &format!("stages-{}", query.id), &core.for_stages)?)
             }
+        };
+        let exchange = Arc::new(match &folder {
+            None => Exchange::new(query.id, me.clone(), core.meadow.unmetered_store(), &query.meter),
+            Some(folder) => Exchange::within(query.id, me.clone(), folder),
         });
         query.set_exchange(Arc::clone(&exchange));
         let stays = match place {
             Place::Meadow => Some(core.heart.leads(query.id).await?),
             Place::Scratch => None,
         };
-        let manifest = Manifest { protocol: PROTOCOL, engine: core.heart.engine.clone(), leader: me };
-        let record = PutPayload::from_bytes(manifest.to_bytes()?);
-        exchange.store.put(&Entry::Manifest.path(query.id), record).await?;
+        if place == Place::Meadow {
+            let manifest = Manifest { protocol: PROTOCOL, engine: core.heart.engine.clone(), leader: me };
+            let record = PutPayload::from_bytes(manifest.to_bytes()?);
+            exchange.store.put(&Entry::Manifest.path(query.id), record).await?;
+        }
         let share = Arc::new(Share {
             core: Arc::clone(core),
             query: Arc::clone(query),
@@ -119,7 +127,7 @@ impl Shared {
         });
         query.set_share(&share);
         core.io().spawn(Arc::clone(&share).watch().boxed());
-        Ok(Self { share, _stays: stays })
+        Ok(Self { share, _stays: stays, _folder: folder })
     }
 }
 
@@ -132,8 +140,10 @@ impl Drop for Shared {
         let (core, exchange) = (Arc::clone(&self.share.core), Arc::clone(&self.share.exchange));
         self.share.core.later(async move {
             attempts.join_all().await;
-            if let Err(error) = exchange.clear_away(core.meadow.backend().as_ref()).await {
-                let query = exchange.query;
+            let query = exchange.query;
+            if !exchange.is_alone()
+                && let Err(error) = clear_away(core.meadow.backend().as_ref(), query).await
+            {
                 tracing::warn!(%error, %query, "a query's objects are left behind: another node will clear them away");
             }
         });
@@ -226,7 +236,11 @@ impl Share {
     }
 
     async fn look_now(&self, known: &mut HashSet<(TaskId, u32)>) -> Result<()> {
-        let listing = self.exchange.poll(&|_| true).await?;
+        // Attempts on this node alone say by themselves how they ended.
+        let listing = match self.exchange.is_alone() {
+            true => Listing { alive: true, ..Listing::default() },
+            false => self.exchange.poll(&|_| true).await?,
+        };
         if !listing.alive {
             self.exchange.abandon(Error::storage(
                 "another node took this one for dead and cleared its query away: it was held up for long; ask again",
@@ -237,6 +251,9 @@ impl Share {
             self.exchange.abandon(error);
             return Ok(());
         }
+        if self.exchange.is_alone() {
+            return Ok(());
+        }
         lock(&self.beatable).stop_beaten(&listing);
         let now = self.core.heart.now();
         let (running, waiting) = self.core.heart.attempts(self.query.id);
@@ -245,11 +262,6 @@ impl Share {
         for (task, attempt) in listing.failed.into_iter().filter(|f| !known.contains(f)).collect::<Vec<_>>() {
             let failure = self.failure(task, attempt).await?;
             known.insert((task, attempt));
-            if self.exchange.is_alone() && failure.kind == FailureKind::Memory {
-                // Nobody has more.
-                self.exchange.abandon(failure.to_error("nobody has more"));
-                return Ok(());
-            }
             lock(&self.board).failed(task, attempt, failure);
         }
         for action in self.decide(now) {
@@ -267,10 +279,7 @@ impl Share {
     }
 
     fn decide(&self, now: Duration) -> Vec<Action> {
-        let (mut nodes, exchange) = (self.core.heart.candidates(), &self.exchange);
-        if exchange.is_alone() {
-            nodes.retain(|node| node.id == self.core.heart.id);
-        }
+        let (nodes, exchange) = (self.core.heart.candidates(), &self.exchange);
         let (records, mut board) = (lock(&self.records), lock(&self.board));
         for task in records.keys() {
             if let Some(done) = exchange.done(*task) {

@@ -125,7 +125,18 @@ pub fn apply_options(config: &mut SessionConfig, options: &BTreeMap<String, Stri
     options.iter().try_for_each(|(key, value)| Ok(config.options_mut().set(key, value)?))
 }
 
-/// Options for a second try at a query that did not fit into a bee's `budget`: joins that sort and spill instead of
+/// Options for a second try at a query that did not fit into a bee's `budget`, whose stages run one after the other: what
+/// every task holds whole is less by far, for the estimate of it may be what was wrong.
+pub fn staged_options(budget: u64) -> BTreeMap<String, String> {
+    let share = |most: usize| (budget as usize / 64).min(most);
+    let options = [
+        ("datafusion.optimizer.hash_join_single_partition_threshold", share(BROADCAST_BYTES)),
+        ("datafusion.optimizer.hash_join_single_partition_threshold_rows", share(BROADCAST_BYTES) / 16),
+    ];
+    options.into_iter().map(|(key, value)| (key.to_string(), value.to_string())).collect()
+}
+
+/// Options for a third try: joins that sort and spill instead of
 /// holding one side in memory, smaller batches, less set aside for merging.
 pub fn lean_options(budget: u64) -> BTreeMap<String, String> {
     let reserved = (budget / 64).clamp(512 << 10, 10 << 20);

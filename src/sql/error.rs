@@ -145,6 +145,7 @@ fn from_arrow(error: &arrow::error::ArrowError) -> Error {
             from_external(inner.as_ref()).unwrap_or_else(|| Error::new(ErrorKind::InvalidInput, inner.to_string()))
         }
         ArrowError::MemoryError(text) => exhausted(text),
+        ArrowError::IoError(text, _) if text.contains(SPILLED_TOO_MUCH) => exhausted(text),
         ArrowError::ParquetError(text) => Error::corrupt(format!(
             "a Parquet file is damaged ({}): VERIFY names the cell, if a frame has it",
             bare(text)
@@ -174,7 +175,15 @@ fn io_kind(io: &std::io::Error) -> ErrorKind {
     }
 }
 
+/// What an operator is told that may not spill more.
+const SPILLED_TOO_MUCH: &str = "disk space during the spilling process has exceeded";
+
 fn exhausted(text: &str) -> Error {
+    if text.contains(SPILLED_TOO_MUCH) {
+        let advice =
+            "what it spills is more than scratch_limit allows each bee: set it higher, or ask for less at a time";
+        return Error::new(ErrorKind::MemoryExceeded, advice);
+    }
     // The list of consumers is for developers; the line that says what was wanted and what was left is for everybody.
     let wanted = text.lines().find(|line| line.contains("Failed to allocate")).or(text.lines().next());
     let wanted = wanted.unwrap_or_default().trim().trim_start_matches("Error: ").trim_end_matches('.');

@@ -84,8 +84,9 @@ fn reduced(
     let Some(wanted) = wanted(keys, key).filter(|wanted| wanted.rows <= MAX_WANTED) else { return Ok(None) };
     let (Some(of), Some(in_)) = (groups.schema().maybe_index_of_column(group), wanted.index()) else { return Ok(None) };
     let data_type = groups.schema().field(of).data_type();
-    // Of floats two can be equal that are not the same.
-    if data_type != wanted.plan.schema().field(in_).data_type() || data_type.is_floating() {
+    // Of floats two can be equal that are not the same; of texts nobody knows how long they are.
+    let is_long = data_type.primitive_width().is_none() && wanted.rows > MAX_WANTED / 16;
+    if data_type != wanted.plan.schema().field(in_).data_type() || data_type.is_floating() || is_long {
         return Ok(None);
     }
     let alias = config.alias_generator().next(WANTED);

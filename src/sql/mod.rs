@@ -24,6 +24,7 @@
 //! | `chains` | how long chains of operators may be |
 //! | `limits` | how large a statement may be |
 //! | `refused` | what the engine would answer otherwise than SQL does |
+//! | `nulls` | where the engine loses track of nulls |
 //! | `one_value` | queries that stand for one value |
 //! | `group_reduction` | aggregates of which a join wants a few groups |
 //! | `same_names` | columns that would have the same name |
@@ -54,6 +55,7 @@ mod files;
 mod frame_table;
 mod group_reduction;
 mod limits;
+mod nulls;
 pub mod one_value;
 mod physical_query;
 mod pieces;

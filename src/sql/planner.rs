@@ -34,6 +34,7 @@ use super::files::rows_for;
 use super::frame_table::ScanNotes;
 use super::group_reduction::GroupReduction;
 use super::limits::{check_statement, survey};
+use super::nulls::with_nulls;
 use super::one_value::{one_value, with_one_value};
 use super::physical_query::PhysicalQuery;
 use super::refused;
@@ -434,7 +435,7 @@ impl Planner {
         };
         // Before anything else looks at all of it: there may be more than can be gone through.
         let found = survey(&plan)?;
-        let plan = with_one_value(plan)?;
+        let plan = with_one_value(with_nulls(plan)?)?;
         // A recursive term runs again and again, and so does one input of such a join when the other does not fit; tasks
         // run once. The engine's tables of facts are not sent.
         let state = match found.recursive || found.facts || ask.lean && found.join_without_keys {

@@ -84,9 +84,6 @@ UNCLEAR: dict[str, str] = {
     "more than memory without scratch": (
         "MemoryExceededError: a sort needs more than the 32.0 MB of its bee and may not spill (spill is none); …"
     ),
-    "more than the scratch limit": (
-        "MemoryExceededError: the query spilled more than scratch_limit (1.0 MB) allows: raise it, or memory"
-    ),
     "scratch gone while it is used": (
         "StorageError: the scratch folder {tmp}/scratch cannot be written (not a directory): make it again"
     ),
@@ -3599,12 +3596,8 @@ SCRATCH = [
     Case(
         "more than the scratch limit",
         sorted_much(scratch_limit="1MB"),
-        InvalidInputError,
-        (
-            "Io error: The used disk space during the spilling process has exceeded the allowable limit "
-            "of 1024.0 KB. Please try increasing the config: "
-            "`datafusion.runtime.max_temp_directory_size`."
-        ),
+        MemoryExceededError,
+        ("what it spills is more than scratch_limit allows each bee: set it higher, or ask for less at a time"),
     ),
 ]
 
