@@ -29,10 +29,10 @@
 //! | `housekeeper` | the actor that merges cells and removes what is not needed |
 //! | `heartbeat` | this node's beat and its view of the swarm |
 //! | `pace` | how often this node asks what is new |
-//! | `share` | a query whose tasks this node gives to the swarm |
+//! | `share` | a query whose tasks this node gives to the swarm, or to itself a stage at a time |
 //! | `foreign` | queries of other nodes that have work for this one |
-//! | `attempt` | one attempt of a shared query's task on this node |
-//! | `exchange` | how tasks on different nodes get at each other's rows |
+//! | `attempt` | one attempt on this node at a task of a shared or staged query |
+//! | `exchange` | how tasks on different nodes, or in different stages, get at each other's rows |
 //! | `world` | the tables of the box `system` |
 //! | `write` | cells encoded by all bees, one commit |
 //! | `stream` | rows that come a few at a time |
@@ -40,7 +40,7 @@
 //! | `admission` | how much may run and wait |
 //! | `temperature` | how loaded the node is |
 //! | `regulation` | what it does about it |
-//! | `scratch` | where bees spill, and what is written to the local disk |
+//! | `scratch` | where bees spill and stages hand rows on, and what is written to the local disk |
 //! | `guard` | what the process holds, and who must go when it is too much |
 
 mod admission;

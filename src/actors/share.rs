@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::attempt::{Attempt, Beatable, task_of};
 use super::colony::Core;
-use super::exchange::{Exchange, Listing};
+use super::exchange::Exchange;
 use super::foreign::{clear_away, next_look};
 use super::heartbeat::Stays;
 use super::query::QueryRecord;
@@ -104,14 +104,15 @@ impl Shared {
         });
         query.set_exchange(Arc::clone(&exchange));
         let stays = match place {
-            Place::Meadow => Some(core.heart.leads(query.id).await?),
             Place::Scratch => None,
+            Place::Meadow => {
+                let stays = core.heart.leads(query.id).await?;
+                let manifest = Manifest { protocol: PROTOCOL, engine: core.heart.engine.clone(), leader: me };
+                let record = PutPayload::from_bytes(manifest.to_bytes()?);
+                exchange.store.put(&Entry::Manifest.path(query.id), record).await?;
+                Some(stays)
+            }
         };
-        if place == Place::Meadow {
-            let manifest = Manifest { protocol: PROTOCOL, engine: core.heart.engine.clone(), leader: me };
-            let record = PutPayload::from_bytes(manifest.to_bytes()?);
-            exchange.store.put(&Entry::Manifest.path(query.id), record).await?;
-        }
         let share = Arc::new(Share {
             core: Arc::clone(core),
             query: Arc::clone(query),
@@ -236,22 +237,19 @@ impl Share {
     }
 
     async fn look_now(&self, known: &mut HashSet<(TaskId, u32)>) -> Result<()> {
-        // Attempts on this node alone say by themselves how they ended.
-        let listing = match self.exchange.is_alone() {
-            true => Listing { alive: true, ..Listing::default() },
-            false => self.exchange.poll(&|_| true).await?,
-        };
-        if !listing.alive {
-            self.exchange.abandon(Error::storage(
-                "another node took this one for dead and cleared its query away: it was held up for long; ask again",
-            ));
-            return Ok(());
-        }
         if let Some(error) = self.query.over_limit() {
             self.exchange.abandon(error);
             return Ok(());
         }
+        // Attempts of a node that is alone say by themselves how they ended.
         if self.exchange.is_alone() {
+            return Ok(());
+        }
+        let listing = self.exchange.poll(&|_| true).await?;
+        if !listing.alive {
+            self.exchange.abandon(Error::storage(
+                "another node took this one for dead and cleared its query away: it was held up for long; ask again",
+            ));
             return Ok(());
         }
         lock(&self.beatable).stop_beaten(&listing);
