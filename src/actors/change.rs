@@ -271,8 +271,7 @@ impl Run<'_> {
 
     /// Rows of the cells that are to be replaced; counted where the ledger does not say.
     async fn rows_before(&self, target: &Target, cells: &[usize]) -> Result<u64> {
-        let known: Option<u64> = cells.iter().map(|index| target.cells.rows(*index)).sum();
-        match known {
+        match target.cells.rows_of(cells.iter().copied()) {
             Some(rows) => Ok(rows),
             None => self.count(target, "true").await,
         }

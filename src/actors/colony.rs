@@ -260,8 +260,12 @@ impl Core {
 
     /// The bee with the fewest pieces of work; the first of several.
     pub(crate) fn least_busy_bee(&self) -> Result<&Arc<BeeSlot>> {
+        self.least_loaded(|core| core.expected())
+    }
+
+    fn least_loaded<Load: Ord>(&self, load: impl Fn(&BeeCore) -> Load) -> Result<&Arc<BeeSlot>> {
         let alive = self.slots.iter().filter(|slot| slot.is_alive());
-        let slot = alive.min_by_key(|slot| slot.core.expected());
+        let slot = alive.min_by_key(|slot| load(&slot.core));
         slot.ok_or_else(|| Error::closed("no bee is running: start a new colony"))
     }
 
@@ -269,9 +273,7 @@ impl Core {
     /// several the one with the least other work. Leading the query is such, and next to none.
     pub(crate) fn bee_for_attempt(&self) -> Result<(&Arc<BeeSlot>, AttemptPlace<'_>)> {
         let mut attempts = lock(&self.attempts);
-        let alive = self.slots.iter().filter(|slot| slot.is_alive());
-        let slot = alive.min_by_key(|slot| (attempts[slot.core.index], slot.core.expected()));
-        let slot = slot.ok_or_else(|| Error::closed("no bee is running: start a new colony"))?;
+        let slot = self.least_loaded(|core| (attempts[core.index], core.expected()))?;
         attempts[slot.core.index] += 1;
         Ok((slot, AttemptPlace { core: self, bee: slot.core.index }))
     }

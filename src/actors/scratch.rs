@@ -147,15 +147,22 @@ impl Drop for StageFolder {
 fn wipe(parent: &Path) {
     let Ok(entries) = std::fs::read_dir(parent) else { return };
     for folder in entries.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with(PREFIX)) {
-        // One without a file is being made just now, or was almost removed.
-        let Ok(file) = File::options().write(true).open(folder.path().join(LOCK)) else { continue };
-        if file.try_lock().is_ok()
+        let is_left = match File::options().write(true).open(folder.path().join(LOCK)) {
+            Ok(file) => file.try_lock().is_ok(),
+            // One without a file is being made just now, or was almost removed.
+            Err(_) => age(&folder.path()).is_some_and(|age| age > HOUR),
+        };
+        if is_left
             && let Err(error) = std::fs::remove_dir_all(folder.path())
             && error.kind() != ErrorNumber::NotFound
         {
             tracing::warn!(%error, folder = %folder.path().display(), "what a dead process spilled is left behind");
         }
     }
+}
+
+fn age(folder: &Path) -> Option<Duration> {
+    folder.metadata().ok()?.modified().ok()?.elapsed().ok()
 }
 
 /// Bytes that went to the local disk.
@@ -225,6 +232,8 @@ impl Wear {
 
 #[cfg(test)]
 mod tests {
+    use std::time::SystemTime;
+
     use super::*;
 
     #[test]
@@ -235,10 +244,14 @@ mod tests {
         std::fs::create_dir(&dead).unwrap();
         std::fs::write(dead.join(LOCK), "").unwrap();
         std::fs::write(dead.join("spilled"), "rows").unwrap();
+        let almost_removed = parent.path().join(format!("{PREFIX}almost-removed"));
+        std::fs::create_dir(&almost_removed).unwrap();
+        File::open(&almost_removed).unwrap().set_modified(SystemTime::now() - HOUR * 2).unwrap();
         let other = parent.path().join("somebody-elses");
         std::fs::create_dir(&other).unwrap();
         let next = Scratch::new(parent.path()).unwrap();
-        assert!(living.path().is_dir() && next.path().is_dir() && other.is_dir() && !dead.exists());
+        assert!(living.path().is_dir() && next.path().is_dir() && other.is_dir());
+        assert!(!dead.exists() && !almost_removed.exists());
         let path = living.path().to_path_buf();
         drop(living);
         assert!(!path.exists());

@@ -121,7 +121,7 @@ impl FrameTable {
 
     /// Rows of all cells, if the ledger says of all.
     pub(crate) fn rows(&self) -> Option<u64> {
-        self.all().into_iter().try_fold(0u64, |sum, index| sum.checked_add(self.cells.rows(index)?))
+        self.cells.rows_of(self.all())
     }
 
     /// The cells that a scan may read.

@@ -81,6 +81,10 @@ fn reduced(
     group: &Column,
     config: &dyn OptimizerConfig,
 ) -> Result<Option<LogicalPlan>, DataFusionError> {
+    // Few joins have groups; what their keys come from is looked for then only.
+    if !is_a_group(groups, group) {
+        return Ok(None);
+    }
     let Some(wanted) = wanted(keys, key).filter(|wanted| wanted.rows <= MAX_WANTED) else { return Ok(None) };
     let (Some(of), Some(in_)) = (groups.schema().maybe_index_of_column(group), wanted.index()) else { return Ok(None) };
     let data_type = groups.schema().field(of).data_type();
@@ -227,6 +231,12 @@ fn below<'a>(plan: &'a LogicalPlan, column: &Column) -> Option<(&'a LogicalPlan,
         }
         _ => None,
     }
+}
+
+/// Whether `column` is what an aggregate groups by.
+fn is_a_group(plan: &LogicalPlan, column: &Column) -> bool {
+    let Some((input, column)) = below(plan, column) else { return false };
+    matches!(plan, LogicalPlan::Aggregate(_)) || is_a_group(input, &column)
 }
 
 /// Reduces a scan that gives a column.

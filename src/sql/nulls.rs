@@ -18,16 +18,16 @@ use crate::Result;
 /// # Errors
 /// Never in practice: the plan was one before.
 pub(super) fn with_nulls(plan: LogicalPlan) -> Result<LogicalPlan> {
-    let (mut joins, mut null_safe, mut not_in) = (0, false, false);
+    let (mut joins, mut null_safe, mut in_query) = (0, false, false);
     plan.apply_with_subqueries(|node| {
         joins += usize::from(matches!(node, LogicalPlan::Join(_)));
         node.apply_expressions(|expression| {
             null_safe |= expression.exists(|part| Ok(is_null_safe(part)))?;
-            not_in |= expression.exists(|part| Ok(matches!(part, Expr::InSubquery(_))))?;
+            in_query |= expression.exists(|part| Ok(matches!(part, Expr::InSubquery(_))))?;
             Ok(TreeNodeRecursion::Continue)
         })
     })?;
-    let plan = match not_in {
+    let plan = match in_query {
         true => plan.transform_up_with_subqueries(with_known_lists)?.data,
         false => plan,
     };

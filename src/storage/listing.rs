@@ -76,6 +76,11 @@ impl Cells {
         self.rows_written(index).map(|rows| rows.saturating_sub(deleted))
     }
 
+    /// Rows of these cells together, when the entries of all say so and the sum is a number.
+    pub fn rows_of(&self, cells: impl IntoIterator<Item = usize>) -> Option<u64> {
+        cells.into_iter().try_fold(0u64, |sum, index| sum.checked_add(self.rows(index)?))
+    }
+
     /// Rows of the file of cell `index`, deleted ones included, when its entry says so.
     pub fn rows_written(&self, index: usize) -> Option<u64> {
         let counts = self.stats()?.column_by_name("numRecords")?.as_primitive_opt::<Int64Type>()?;

@@ -354,7 +354,7 @@ impl Meadow {
             partition_by: state.partition_by.clone(),
             version: state.version(),
             cells: cells.len(),
-            rows: (0..cells.len()).map(|i| cells.rows(i)).sum(),
+            rows: cells.rows_of(0..cells.len()),
             bytes: (0..cells.len()).map(|i| cells.bytes(i)).sum(),
         })
     }

@@ -73,6 +73,12 @@ class Terminal:
         before, _, self.text = self.text.partition(text)
         return before + text
 
+    def leave(self) -> None:
+        """Ends the shell from its prompt, by the end of the input."""
+        self.wait_for("default.default> ")
+        self.type("\x04")
+        assert self.close() == 0
+
     def close(self) -> int:
         try:
             return self.process.wait(20)
@@ -116,9 +122,7 @@ def test_lines_go_on_until_the_semicolon_and_are_remembered(storage: Path, home:
     shell.type("\x1b[A" * 5)
     shell.wait_for("SELECT * FROM nowhere;")
     shell.type("\x03")
-    shell.wait_for("default.default> ")
-    shell.type("\x04")
-    assert shell.close() == 0
+    shell.leave()
 
 
 def test_names_are_completed(storage: Path, home: Path) -> None:
@@ -128,9 +132,7 @@ def test_names_are_completed(storage: Path, home: Path) -> None:
     shell.type("sius) AS n FROM temperat\t;\r")
     shell.wait_for("| n |")
     shell.wait_for("| 0 |")
-    shell.wait_for("default.default> ")
-    shell.type("\x04")
-    assert shell.close() == 0
+    shell.leave()
 
 
 def test_ctrl_c_cancels_the_query_and_not_the_shell(storage: Path, home: Path) -> None:
@@ -144,6 +146,4 @@ def test_ctrl_c_cancels_the_query_and_not_the_shell(storage: Path, home: Path) -
     shell.wait_for("default.default> ")
     shell.type("SELECT 7 * 6 AS still_here;\r")
     shell.wait_for("42")
-    shell.wait_for("default.default> ")
-    shell.type("\x04")
-    assert shell.close() == 0
+    shell.leave()
