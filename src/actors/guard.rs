@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::colony::Core;
 use super::query::QueryRecord;
-use crate::memory::{held, trim};
+use crate::memory::{held, lent, trim};
 use crate::size::format_size;
 use crate::{Error, ErrorKind};
 
@@ -57,7 +57,7 @@ pub(crate) async fn guard(core: Weak<Core>) {
     let (mut most, mut resting) = (0, 0);
     while !token.is_cancelled() {
         if queries.is_empty() {
-            resting = held().unwrap_or(0);
+            resting = held().unwrap_or(0).saturating_sub(lent());
             tokio::select! {
                 () = queries.begun() => {}
                 () = token.cancelled() => return,
@@ -66,8 +66,7 @@ pub(crate) async fn guard(core: Weak<Core>) {
         tokio::time::sleep(LOOK).await;
         let Some(core) = core.upgrade() else { return };
         // What was there before the queries, and what their askers keep, is not theirs.
-        let kept: u64 = queries.running().iter().map(|query| query.given()).sum();
-        let limit = BUDGETS.load(Ordering::Relaxed) + kept + OVERHEAD.max(resting + OVERHEAD / 2);
+        let limit = BUDGETS.load(Ordering::Relaxed) + lent() + OVERHEAD.max(resting + OVERHEAD / 2);
         let held = held().unwrap_or(0);
         most = held.max(most);
         if most - held > WORTH_TRIMMING {
@@ -80,7 +79,7 @@ pub(crate) async fn guard(core: Weak<Core>) {
             Some((at, before, query)) if at.elapsed() > LETTING_GO => {
                 // Unless it has only begun again, and holds as much as before.
                 let ended = !queries.running().iter().any(|running| running.id == query.id);
-                resting = if ended && held > limit && held >= *before { held } else { resting };
+                resting = if ended && held > limit && held >= *before { held.saturating_sub(lent()) } else { resting };
                 abandoned = None;
             }
             None if held > limit => {

@@ -25,6 +25,7 @@ use super::scratch::SCRATCH_FULL;
 use super::share::{Place, Shared};
 use super::verify::verify;
 use super::write::write_frame;
+use crate::memory::lend;
 use crate::sql::distribution::{SwarmBees, lean_options, node_url, staged_options};
 use crate::sql::{
     Ask, Backpressure, Distribute, Facts, Output, Params, PhysicalQuery, Planned, Spread, SqlSession, altered, changed,
@@ -480,7 +481,7 @@ async fn create_as(
 
 async fn give(query: &QueryRecord, batches: &mpsc::Sender<Result<RecordBatch>>, batch: RecordBatch) -> Result<()> {
     query.gave(&batch);
-    batches.send(Ok(batch)).await.map_err(|_| Error::cancelled("nobody reads the answer any more"))
+    batches.send(Ok(lend(&batch)?)).await.map_err(|_| Error::cancelled("nobody reads the answer any more"))
 }
 
 /// Awaits `work`, unless the query is cancelled or late first. A panic becomes an error.

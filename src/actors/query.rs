@@ -167,7 +167,6 @@ pub(crate) struct QueryRecord {
     planned: Mutex<Option<Duration>>,
     ended: Mutex<Option<(Duration, f64)>>,
     rows: AtomicU64,
-    given: AtomicU64,
     notes: Mutex<Arc<ScanNotes>>,
     /// What `SET` said of the engine, for every bee that works for it.
     options: Mutex<BTreeMap<String, String>>,
@@ -207,7 +206,6 @@ impl QueryRecord {
             planned: Mutex::default(),
             ended: Mutex::default(),
             rows: AtomicU64::new(0),
-            given: AtomicU64::new(0),
             notes: Mutex::default(),
             options: Mutex::default(),
             scans: Arc::default(),
@@ -410,12 +408,6 @@ impl QueryRecord {
 
     pub(crate) fn gave(&self, batch: &RecordBatch) {
         self.rows.fetch_add(batch.num_rows() as u64, Ordering::Relaxed);
-        self.given.fetch_add(batch.get_array_memory_size() as u64, Ordering::Relaxed);
-    }
-
-    /// Bytes of the rows that were given to who asked: theirs, wherever they keep them.
-    pub(crate) fn given(&self) -> u64 {
-        self.given.load(Ordering::Relaxed)
     }
 
     pub(crate) fn ended(&self, temperature: f64) {

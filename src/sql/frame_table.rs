@@ -70,6 +70,9 @@ pub struct ScanNote {
 /// Bytes in memory of a text or another value without a fixed width: its view and, now and then, what is behind it.
 const TEXT_WIDTH: usize = 24;
 
+/// Most cells whose bounds are looked at to choose between plans.
+const MAX_ESTIMATED: usize = 256;
+
 /// The notes of all scans of one query.
 #[derive(Debug, Default)]
 pub struct ScanNotes(Mutex<Vec<ScanNote>>);
@@ -122,6 +125,24 @@ impl FrameTable {
     /// Rows of all cells, if the ledger says of all.
     pub(crate) fn rows(&self) -> Option<u64> {
         self.cells.rows_of(self.all())
+    }
+
+    /// What the ledger says of the rows and of these columns, by their place in the schema; nothing of the others. Of many
+    /// cells the bounds are those of some: they serve to choose between plans.
+    pub(crate) fn estimates(&self, columns: &[usize]) -> Option<Statistics> {
+        let mut all = Statistics::new_unknown(&self.schema);
+        all.num_rows = Precision::Inexact(usize::try_from(self.rows()?).ok()?);
+        if columns.is_empty() {
+            return Some(all);
+        }
+        let (cells, part) = (self.all(), self.schema.project(columns).ok()?);
+        let some = cells.iter().step_by(cells.len() / MAX_ESTIMATED + 1);
+        let some: Vec<Statistics> = some.map(|index| self.cell_statistics(*index, columns)).collect();
+        let merged = Statistics::try_merge_iter(&some, &part).ok()?;
+        for (column, statistics) in columns.iter().zip(merged.column_statistics) {
+            all.column_statistics[*column] = statistics;
+        }
+        Some(all)
     }
 
     /// The cells that a scan may read.

@@ -186,7 +186,7 @@ fn filtered(plan: &LogicalPlan) -> Option<(u64, bool)> {
 }
 
 /// Whether an expression depends on its row alone.
-fn lasts(expression: &Expr) -> bool {
+pub(super) fn lasts(expression: &Expr) -> bool {
     let passing = |part: &Expr| {
         let is_query = matches!(
             part,
@@ -209,7 +209,7 @@ fn rows(table: &TableScan) -> Option<u64> {
 }
 
 /// What gives `column` below a plan of one input, if it is passed on as it is.
-fn below<'a>(plan: &'a LogicalPlan, column: &Column) -> Option<(&'a LogicalPlan, Column)> {
+pub(super) fn below<'a>(plan: &'a LogicalPlan, column: &Column) -> Option<(&'a LogicalPlan, Column)> {
     match plan {
         LogicalPlan::Filter(filter) => Some((&filter.input, column.clone())),
         LogicalPlan::Projection(projection) => {

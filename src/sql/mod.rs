@@ -26,6 +26,7 @@
 //! | `refused` | what the engine would answer otherwise than SQL does |
 //! | `nulls` | where the engine loses track of nulls |
 //! | `one_value` | queries that stand for one value |
+//! | `join_order`, `cardinality`, `selectivity` | the order of joins, by how many rows are expected |
 //! | `group_reduction` | aggregates of which a join wants a few groups |
 //! | `same_names` | columns that would have the same name |
 //! | `spelling` | what the parser takes otherwise than it is meant |
@@ -41,6 +42,7 @@
 mod alter;
 mod answer;
 pub mod bounded;
+mod cardinality;
 mod catalog;
 pub mod cell_reader;
 mod chains;
@@ -54,6 +56,7 @@ mod error;
 mod files;
 mod frame_table;
 mod group_reduction;
+mod join_order;
 mod limits;
 mod nulls;
 pub mod one_value;
@@ -68,6 +71,7 @@ pub(crate) mod row_change;
 pub mod row_check;
 mod same_names;
 mod script;
+mod selectivity;
 mod session;
 pub mod shared_scan;
 mod spelling;

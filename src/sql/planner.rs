@@ -20,6 +20,8 @@ use datafusion::logical_expr::{
     CreateMemoryTable, DdlStatement, DmlStatement, Explain, LogicalPlan, LogicalPlanBuilder, ScalarUDF,
     Statement as PlanStatement, WriteOp,
 };
+use datafusion::physical_optimizer::PhysicalOptimizerRule;
+use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 use datafusion::physical_plan::displayable;
 use datafusion::sql::parser::Statement as DfStatement;
 use datafusion::sql::sqlparser::ast::Statement as Ast;
@@ -33,6 +35,7 @@ use super::distribution::{Split, SwarmBees, apply_options, distributed, session_
 use super::files::rows_for;
 use super::frame_table::ScanNotes;
 use super::group_reduction::GroupReduction;
+use super::join_order::JoinOrder;
 use super::limits::{check_statement, survey};
 use super::nulls::with_nulls;
 use super::one_value::{one_value, with_one_value};
@@ -41,6 +44,7 @@ use super::refused;
 use super::rewrites::AsSql;
 use super::row_change::RowChange;
 use super::row_check::RowCheck;
+use super::selectivity::FilterEstimates;
 use super::session::SqlSession;
 use super::shared_scan::SharedScans;
 use super::statement::{Altering, Kind, Statement, parse};
@@ -216,7 +220,8 @@ impl Planner {
             .with_default_features()
             .with_config(session_config(&split))
             .with_optimizer_rule(Arc::new(GroupReduction))
-            .with_physical_optimizer_rule(Arc::new(StopPoints));
+            .with_optimizer_rule(Arc::new(JoinOrder))
+            .with_physical_optimizer_rules(physical_rules());
         builder.scalar_functions().get_or_insert_default().extend(functions);
         builder.aggregate_functions().get_or_insert_default().push(one_value());
         let mut base = builder.build();
@@ -659,6 +664,15 @@ impl Draft {
             ("cells", query.notes.to_string()),
         ])
     }
+}
+
+/// The engine's rules between those of ours.
+fn physical_rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
+    let mut rules = PhysicalOptimizer::new().rules;
+    // The sides of joins are chosen by it.
+    rules.insert(0, Arc::new(FilterEstimates));
+    rules.push(Arc::new(StopPoints));
+    rules
 }
 
 /// The name that a CREATE TABLE makes: it is no table to be looked up.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use apiary::{Settings, WriteMode};
+use apiary::{Colony, Settings, WriteMode};
 use arrow::array::{Array, ArrayRef, AsArray, Float64Array, RecordBatch};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Float64Type};
@@ -171,17 +171,51 @@ fn the_comparison_sees_a_wrong_answer() {
     assert!(!same(&[row("a", 1.0)], &[row("a", 1.0), row("a", 1.0)]));
 }
 
+/// The logical plan of a query, a step a line.
+fn plan_of(colony: &Colony, sql: &str) -> String {
+    let plan = run(colony, &format!("EXPLAIN {sql}"));
+    array_value_to_string(plan[0].column(1), 0).unwrap()
+}
+
 #[test]
 fn groups_that_no_row_asks_for_are_not_made() {
     let folder = folder();
     load(settings(&folder));
     let colony = start(settings(&folder));
-    let is_reduced = |number: usize| {
-        let plan = run(&colony, &format!("EXPLAIN {}", QUERIES[number - 1]));
-        let told = arrow::util::pretty::pretty_format_batches(&plan).unwrap().to_string();
-        told.contains("__wanted")
-    };
-    let reduced: Vec<usize> = (1..=22).filter(|number| is_reduced(*number)).collect();
+    let is_reduced = |number: &usize| plan_of(&colony, QUERIES[number - 1]).contains("__wanted");
+    let reduced: Vec<usize> = (1..=22).filter(is_reduced).collect();
     // Their parts are filtered; the groups of 18 are of orders, all of which are asked for.
     assert_eq!(reduced, [2, 17, 20]);
+}
+
+#[test]
+fn joins_are_ordered_by_the_rows_they_give_and_not_by_how_they_are_written() {
+    let folder = folder();
+    load(settings(&folder));
+    let colony = start(settings(&folder));
+    let tables = ["lineitem", "orders", "customer", "nation"];
+    let query = |order: [usize; 4]| {
+        let from = order.map(|index| tables[index]).join(", ");
+        format!(
+            "SELECT count(*), sum(l_quantity) FROM {from} WHERE l_orderkey = o_orderkey AND o_custkey = c_custkey \
+             AND c_nationkey = n_nationkey AND n_name = 'PERU'"
+        )
+    };
+    let scans = |plan: &str| {
+        let scanned = plan.lines().filter_map(|line| line.split_once("TableScan: ")?.1.split(' ').next());
+        scanned.map(str::to_string).collect::<Vec<_>>()
+    };
+    let answer = sorted_rows(&run(&colony, &query([0, 1, 2, 3])));
+    for order in [[0, 1, 2, 3], [3, 1, 0, 2], [1, 0, 3, 2], [2, 3, 1, 0]] {
+        let plan = plan_of(&colony, &query(order));
+        let mut scanned = scans(&plan);
+        // Which of the first two is named first does not matter.
+        scanned[..2].sort();
+        assert_eq!(scanned, ["customer", "nation", "orders", "lineitem"], "{plan}");
+        assert!(same(&sorted_rows(&run(&colony, &query(order))), &answer), "{order:?}");
+    }
+    // What few rows pass is asked before many are looked up.
+    let plan = plan_of(&colony, QUERIES[17]);
+    let tested = plan.lines().skip_while(|line| !line.contains("LeftSemi Join")).nth(1).unwrap();
+    assert!(tested.contains("TableScan: orders"), "{plan}");
 }

@@ -1,0 +1,156 @@
+//! How many rows a plan is expected to give, by what the ledgers say of its frames.
+
+use datafusion::common::{Column, DFSchema, JoinType, Statistics};
+use datafusion::datasource::source_as_provider;
+use datafusion::execution::context::ExecutionProps;
+use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
+use datafusion::logical_expr::utils::split_conjunction;
+use datafusion::logical_expr::{Expr, FetchType, Join, LogicalPlan, TableScan};
+use datafusion::physical_expr::expressions::Column as Position;
+use datafusion::physical_expr::utils::collect_columns;
+use datafusion::physical_expr::{conjunction, create_physical_expr};
+
+use super::catalog::frame_behind;
+use super::group_reduction::below;
+use super::selectivity::{distinct, selectivity};
+
+/// What a condition keeps of which nothing is known.
+const KEPT: f64 = 0.2;
+/// What a further condition of a semi-join keeps.
+const FURTHER: f64 = 0.5;
+/// Rows in a group of which nothing is known.
+const GROUPED: f64 = 10.0;
+
+/// Rows that `plan` gives, where all of its inputs are frames or values.
+pub(super) fn rows(plan: &LogicalPlan) -> Option<f64> {
+    match plan {
+        LogicalPlan::TableScan(scan) => kept(scan, &scan.filters),
+        LogicalPlan::Filter(filter) => match filter.input.as_ref() {
+            // Its conditions are those that reached the scan, and more.
+            LogicalPlan::TableScan(scan) => kept(scan, std::slice::from_ref(&filter.predicate)),
+            input => Some(rows(input)? * KEPT),
+        },
+        LogicalPlan::Projection(projection) => rows(&projection.input),
+        LogicalPlan::SubqueryAlias(alias) => rows(&alias.input),
+        LogicalPlan::Window(window) => rows(&window.input),
+        LogicalPlan::Repartition(repartition) => rows(&repartition.input),
+        LogicalPlan::Sort(sort) => {
+            rows(&sort.input).map(|rows| sort.fetch.map_or(rows, |fetch| rows.min(fetch as f64)))
+        }
+        LogicalPlan::Limit(limit) => match limit.get_fetch_type().ok()? {
+            FetchType::Literal(Some(fetch)) => Some(rows(&limit.input)?.min(fetch as f64)),
+            _ => rows(&limit.input),
+        },
+        LogicalPlan::Distinct(distinct) => rows(distinct.input()),
+        LogicalPlan::Aggregate(aggregate) => {
+            let input = rows(&aggregate.input)?;
+            let groups = aggregate.group_expr.iter().map(|group| match group {
+                Expr::Column(column) => domain(&aggregate.input, column),
+                _ => None,
+            });
+            let groups: Option<f64> = groups.product();
+            let most = if aggregate.group_expr.is_empty() { 1.0 } else { input.max(1.0) };
+            Some(groups.unwrap_or(input / GROUPED).min(most))
+        }
+        LogicalPlan::Join(join) => joined(join),
+        LogicalPlan::Union(union) => union.inputs.iter().map(|input| rows(input)).sum(),
+        LogicalPlan::Values(values) => Some(values.values.len() as f64),
+        LogicalPlan::EmptyRelation(empty) => Some(f64::from(u8::from(empty.produce_one_row))),
+        _ => None,
+    }
+}
+
+/// How many values a column can have, whatever filters leave of its rows: at most.
+pub(super) fn domain(plan: &LogicalPlan, column: &Column) -> Option<f64> {
+    match plan {
+        LogicalPlan::TableScan(scan) => {
+            let (all, index) = (unfiltered(plan)?, scan.source.schema().index_of(&column.name).ok()?);
+            let column = &statistics(scan, &[index])?.column_statistics[index];
+            Some(distinct(column).map_or(all, |values| values.min(all)))
+        }
+        LogicalPlan::Join(join) if join.left.schema().has_column(column) => domain(&join.left, column),
+        LogicalPlan::Join(join) => domain(&join.right, column),
+        _ => match below(plan, column) {
+            Some((input, column)) => domain(input, &column),
+            None => rows(plan),
+        },
+    }
+}
+
+/// Rows of the frame that `plan` filters, or what it gives where it is more than that.
+pub(super) fn unfiltered(plan: &LogicalPlan) -> Option<f64> {
+    match plan {
+        LogicalPlan::TableScan(scan) => all_rows(&statistics(scan, &[])?),
+        LogicalPlan::Filter(filter) => unfiltered(&filter.input),
+        LogicalPlan::Projection(projection) => unfiltered(&projection.input),
+        LogicalPlan::SubqueryAlias(alias) => unfiltered(&alias.input),
+        _ => rows(plan),
+    }
+}
+
+/// How many pairs of columns' values there are, of which rows of two inputs may have equal ones: what the product of their
+/// rows is divided by. Values of the one with fewer are taken to be among those of the other.
+pub(super) fn shared_domain<'a>(
+    left: &LogicalPlan,
+    right: &LogicalPlan,
+    pairs: impl Iterator<Item = (&'a Expr, &'a Expr)>,
+) -> Option<f64> {
+    let of = |plan: &LogicalPlan, expression: &Expr| match expression {
+        Expr::Column(column) => domain(plan, column),
+        _ => unfiltered(plan),
+    };
+    let each = pairs.map(|(l, r)| Some(of(left, l)?.min(of(right, r)?)));
+    let all: f64 = each.product::<Option<f64>>()?;
+    Some(all.min(unfiltered(left)?.min(unfiltered(right)?)).max(1.0))
+}
+
+/// The share of `left`'s rows of which a semi-join finds an equal one.
+pub(super) fn found(left: &LogicalPlan, join: &Join) -> Option<f64> {
+    let domain = shared_domain(left, &join.right, join.on.iter().map(|(l, r)| (l, r)))?;
+    let share = (rows(&join.right)? / domain).min(1.0);
+    Some(if join.filter.is_some() { share * FURTHER } else { share })
+}
+
+fn joined(join: &Join) -> Option<f64> {
+    let (left, right) = (rows(&join.left)?, rows(&join.right)?);
+    let inner = || {
+        let pairs = join.on.iter().map(|(l, r)| (l, r));
+        let all = left * right / shared_domain(&join.left, &join.right, pairs)?;
+        Some(if join.filter.is_some() { all * KEPT } else { all })
+    };
+    match join.join_type {
+        JoinType::Inner => inner(),
+        JoinType::Left => Some(inner()?.max(left)),
+        JoinType::Right => Some(inner()?.max(right)),
+        JoinType::Full => Some(inner()?.max(left + right)),
+        JoinType::LeftSemi => Some(left * found(&join.left, join)?),
+        JoinType::LeftAnti => Some(left * (1.0 - found(&join.left, join)?).max(KEPT)),
+        JoinType::LeftMark => Some(left),
+        JoinType::RightSemi | JoinType::RightAnti | JoinType::RightMark => Some(right),
+    }
+}
+
+/// Rows of a scan that conditions keep.
+fn kept(scan: &TableScan, filters: &[Expr]) -> Option<f64> {
+    // The scan's own columns are fewer than those of its conditions.
+    let schema = DFSchema::try_from_qualified_schema(scan.table_name.clone(), &scan.source.schema()).ok()?;
+    let (props, context) = (ExecutionProps::new(), PhysicalPlanningContext::default());
+    let parts: Vec<&Expr> = filters.iter().flat_map(split_conjunction).collect();
+    let known = parts.iter().filter_map(|part| create_physical_expr(part, &schema, &props, &context).ok());
+    let known: Vec<_> = known.collect();
+    // Of what only running tells nothing is known.
+    let unknown = parts.len() - known.len();
+    let predicate = conjunction(known);
+    let columns: Vec<usize> = collect_columns(&predicate).iter().map(Position::index).collect();
+    let statistics = statistics(scan, &columns)?;
+    Some(all_rows(&statistics)? * selectivity(&predicate, &statistics) * KEPT.powi(unknown as i32))
+}
+
+/// What the ledger says of a frame that is scanned, and of some of its columns.
+fn statistics(scan: &TableScan, columns: &[usize]) -> Option<Statistics> {
+    frame_behind(&source_as_provider(&scan.source).ok()?)?.estimates(columns)
+}
+
+fn all_rows(statistics: &Statistics) -> Option<f64> {
+    statistics.num_rows.get_value().map(|rows| *rows as f64)
+}
