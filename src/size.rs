@@ -22,8 +22,8 @@ pub fn parse_size(text: &str) -> Result<u64> {
         _ => return Err(wrong()),
     };
     let bytes = number * factor as f64;
-    if !bytes.is_finite() || bytes < 0.0 || bytes > i64::MAX as f64 {
-        return Err(wrong());
+    if bytes > i64::MAX as f64 {
+        return Err(Error::invalid(format!("{text:?} is more than there can be: use at most {}TB", i64::MAX >> 40)));
     }
     Ok(bytes as u64)
 }

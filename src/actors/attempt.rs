@@ -16,7 +16,7 @@ use super::bee::{Bee, BeeCore, caught, nobodys_url};
 use super::channel::spilled_in;
 use super::colony::Core;
 use super::exchange::{Exchange, Listing};
-use super::query::{Asked, QueryRecord};
+use super::query::QueryRecord;
 use super::scratch::StageFolder;
 use crate::storage::backend::create;
 use crate::storage::swarm::beat::Running;
@@ -94,9 +94,6 @@ impl Attempt {
                 Ok(done) => self.exchange.learned(header.task, done),
                 Err(error) => self.exchange.abandon(error),
             };
-        }
-        if let (Asked::Swarm, Ok(done)) = (&self.query.asked, &outcome) {
-            core.spilled(done.header.cost.spilled);
         }
         // A leader that never hears of it would wait; a store that is out of reach may come back.
         loop {
@@ -185,7 +182,6 @@ impl RunAttempt {
         while let Some(message) = messages.next().await {
             spilled += spilled_in(&message);
         }
-        self.query.spilled.fetch_add(spilled, Ordering::Relaxed);
         let after = self.query.meter.read();
         let cost = Cost {
             elapsed_ms: started.elapsed().as_millis() as u64,

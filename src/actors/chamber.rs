@@ -7,7 +7,7 @@ use std::fmt;
 use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use datafusion::common::DataFusionError;
 use datafusion::execution::cache::cache_manager::CacheManager;
@@ -21,6 +21,7 @@ use object_store::ObjectStore;
 use url::Url;
 
 use super::query::QueryRecord;
+use super::scratch::{Spills, Wear};
 use crate::storage::cached::{Cached, CellCache};
 use crate::storage::ledger::ROOT_URL;
 use crate::storage::metered::{Meter, Metered};
@@ -37,11 +38,9 @@ const LEAST_FOR_STARTS: u64 = 16 << 20;
 pub(crate) struct Combs {
     budget: u64,
     pool: Arc<dyn MemoryPool>,
-    disk: Arc<DiskManager>,
-    /// Takes nothing.
-    nowhere: Arc<DiskManager>,
-    /// Whether enough was written to the disk for today.
-    worn: AtomicBool,
+    /// Where operators may spill, if they may.
+    disk: Option<Arc<DiskManager>>,
+    wear: Arc<Wear>,
     cache: Arc<CacheManager>,
     cells: CellSource,
 }
@@ -72,31 +71,24 @@ impl Combs {
         budget: u64,
         scratch: Option<&Path>,
         scratch_limit: u64,
+        wear: Arc<Wear>,
         cache: Arc<CacheManager>,
         cells: CellSource,
     ) -> Result<Self> {
-        let nowhere = Arc::new(DiskManagerBuilder::default().with_mode(DiskManagerMode::Disabled).build()?);
-        let disk = match scratch {
-            None => Arc::clone(&nowhere),
-            Some(folder) => {
-                let folders = DiskManagerMode::Directories(vec![folder.to_path_buf()]);
-                let builder = DiskManagerBuilder::default().with_mode(folders);
-                Arc::new(builder.with_max_temp_directory_size(scratch_limit).build()?)
-            }
-        };
+        let disk = scratch.map(|folder| {
+            let folders = DiskManagerMode::Directories(vec![folder.to_path_buf()]);
+            let builder = DiskManagerBuilder::default().with_mode(folders);
+            builder.with_max_temp_directory_size(scratch_limit).build().map(Arc::new)
+        });
+        let disk = disk.transpose()?;
         let named = NonZeroUsize::new(NAMED_CONSUMERS).unwrap_or(NonZeroUsize::MIN);
         let pool = Arc::new(TrackConsumersPool::new(FairSpillPool::new(divided(budget) as usize), named));
-        Ok(Self { budget, pool, disk, nowhere, worn: AtomicBool::new(false), cache, cells })
+        Ok(Self { budget, pool, disk, wear, cache, cells })
     }
 
     /// Bytes that operators may hold together, but for those that begin.
     pub(crate) fn room(&self) -> u64 {
         divided(self.budget)
-    }
-
-    /// Lets queries that begin spill, or not.
-    pub(crate) fn spare_disk(&self, worn: bool) {
-        self.worn.store(worn, Ordering::Relaxed);
     }
 
     /// Bytes that operators hold now.
@@ -117,7 +109,10 @@ impl Combs {
         };
         Ok(Arc::new(RuntimeEnv {
             memory_pool: Arc::new(pool),
-            disk_manager: Arc::clone(if self.worn.load(Ordering::Relaxed) { &self.nowhere } else { &self.disk }),
+            disk_manager: match &self.disk {
+                Some(disk) => Spills::manager(disk, query, &self.wear)?,
+                None => Arc::new(DiskManagerBuilder::default().with_mode(DiskManagerMode::Disabled).build()?),
+            },
             cache_manager: Arc::clone(&self.cache),
             object_store_registry: Arc::new(registry),
         }))

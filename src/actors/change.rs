@@ -5,7 +5,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use arrow::array::{AsArray, RecordBatch};
@@ -19,12 +18,13 @@ use futures::{FutureExt, StreamExt, TryStreamExt};
 
 use super::bee::with_room;
 use super::colony::Core;
-use super::lead::{spilled_bytes, until_stopped};
+use super::lead::until_stopped;
 use super::query::QueryRecord;
 use super::write::{Writing, cell_cut, write_frame};
-use crate::sql::row_change::{TARGET, columns, quoted};
+use crate::sql::row_change::{TARGET, quoted};
 use crate::sql::statement::query_of;
-use crate::sql::{Ask, PhysicalQuery, RowChange, Target};
+use crate::sql::z_order::{Sample, sampling};
+use crate::sql::{Ask, Layout, Params, PhysicalQuery, RowChange, Target};
 use crate::storage::Cells;
 use crate::storage::leafcutter::{Cut, worth_merging};
 use crate::storage::{AsOf, Change, ChangeResult, FrameRef, Rewrite};
@@ -43,8 +43,8 @@ const LAST_PAUSE: Duration = Duration::from_secs(1);
 pub(crate) enum Replacing<'a> {
     /// Changes some.
     Rows(&'a RowChange),
-    /// Keeps them all, sorted by these columns.
-    Cells(&'a [String]),
+    /// Keeps them all, in this order.
+    Cells(&'a Layout),
     /// Keeps them all: of the small cells those that at least double by it, where there are so many of a partition.
     Tier(usize),
 }
@@ -68,8 +68,8 @@ pub(crate) async fn replace(
         let this = Run { core, frame, ask, query };
         let outcome = match what {
             Replacing::Rows(change) => this.change(change).await,
-            Replacing::Cells(cluster_by) => this.optimize(cluster_by, None).await,
-            Replacing::Tier(least) => this.optimize(&[], Some(*least)).await,
+            Replacing::Cells(layout) => this.optimize(layout, None).await,
+            Replacing::Tier(least) => this.optimize(&Layout::Any, Some(*least)).await,
         };
         match outcome {
             Err(error) if may_run_again(&error, run) => {
@@ -174,29 +174,19 @@ impl Run<'_> {
         }
     }
 
-    async fn optimize(&self, cluster_by: &[String], tier: Option<usize>) -> Result<ChangeResult> {
+    async fn optimize(&self, layout: &Layout, tier: Option<usize>) -> Result<ChangeResult> {
         let mut target = self.target().await?;
-        let schema = &target.state.schema;
-        for column in cluster_by {
-            schema
-                .index_of(column)
-                .map_err(|_| Error::not_found(format!("{} has no column '{column}'", self.frame)))?;
-        }
-        let cut = cell_cut(self.core, schema);
+        layout.check(&target.state)?;
+        let cut = cell_cut(self.core, &target.state.schema);
         let chosen = match tier {
             Some(least) => tier_cells(&target.cells, &cut, least),
-            None if cluster_by.is_empty() => small_cells(&target.cells, &cut, |cells| cells.len()),
+            None if *layout == Layout::Any => small_cells(&target.cells, &cut, |cells| cells.len()),
             None => (0..target.cells.len()).collect(),
         };
         if chosen.is_empty() {
             return Ok(self.nothing(&target));
         }
-        let all = columns(schema, |field| quoted(field.name()));
-        // A partition's rows come together, so that its cells are as few as they can be.
-        let order: Vec<_> = target.state.partition_by.iter().chain(cluster_by).map(|name| quoted(name)).collect();
-        let is_sorted = !order.is_empty();
-        let order = if is_sorted { format!(" ORDER BY {}", order.join(", ")) } else { String::new() };
-        let sql = format!("SELECT {all} FROM {}{order}", quoted(TARGET));
+        let (sql, is_sorted) = layout.query(&target.state);
         let bytes: u64 = chosen.iter().map(|index| target.cells.bytes(*index)).sum();
         // Sorted rows stay together only in one writer's cells; few rows make few cells only there, too.
         let writers = if is_sorted { 1 } else { bytes.div_ceil(cut.cell_bytes).max(1) as usize };
@@ -207,10 +197,30 @@ impl Run<'_> {
             writers: Some(writers),
             rows: rows..=rows,
         };
-        let query = self.plan(query_of(&sql)?, &target, false).await?;
+        let params = match layout {
+            Layout::ZOrdered(columns) => self.z_bounds(columns, &target, rows).await?,
+            Layout::Any | Layout::Sorted(_) => Params::None,
+        };
+        let run = Run { ask: &Ask { params: &params, ..self.ask.clone() }, ..*self };
+        let query = run.plan(query_of(&sql)?, &target, false).await?;
         let mut result = self.write(query, writing, &target, chosen.len()).await?;
         result.rows_inserted = 0;
         Ok(result)
+    }
+
+    /// The bounds of a Z-curve through these columns, from a sample of the rows.
+    async fn z_bounds(&self, columns: &[String], target: &Target, rows: u64) -> Result<Params> {
+        let physical = self.plan(query_of(&sampling(columns, rows))?, target, false).await?;
+        let mut batches = execute_stream(Arc::clone(&physical.plan), Arc::clone(&physical.context))?;
+        let mut sample = Sample::new(columns.len());
+        let sampled = async {
+            while let Some(batch) = batches.try_next().await? {
+                sample.add(&batch)?;
+            }
+            Ok(())
+        };
+        until_stopped(self.query, sampled).await?;
+        Ok(sample.bounds())
     }
 
     /// Writes the rows of a query; the result's `rows_inserted` are all of them.
@@ -225,7 +235,6 @@ impl Run<'_> {
         let rows = if self.query.is_housekeeping() { give_way(self.core, rows) } else { rows };
         let write = write_frame(self.core, &target.state, rows, writing, self.query);
         let written = until_stopped(self.query, write).await?;
-        self.query.spilled.fetch_add(spilled_bytes(&physical.plan), Ordering::Relaxed);
         Ok(ChangeResult {
             version: written.version,
             rows_inserted: written.rows,

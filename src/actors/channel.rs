@@ -118,11 +118,7 @@ impl WorkerChannel for BeeChannel {
         let feed = feed.take_until(query.attempt().cancelled_owned()).boxed();
         let delivered = self.slot.addr()?.send(DeliverTask { headers, request, feed }).await;
         let messages = delivered.map_err(|_| lost(&self.slot))??;
-        Ok(messages
-            .inspect(move |m| {
-                query.spilled.fetch_add(spilled_in(m), Ordering::Relaxed);
-            })
-            .boxed())
+        Ok(messages.boxed())
     }
 
     async fn execute_task(

@@ -39,7 +39,7 @@ use super::supervisor::{ColonyActor, StopBees};
 use super::temperature::{Band, Thermometer};
 use super::world::NodeWorld;
 use super::write::{WriteOptions, evolved, write_frame};
-use crate::sql::{Backpressure, Planner, Split, bounded, rewrites};
+use crate::sql::{Backpressure, Planner, Split, bounded, rewrites, z_order};
 use crate::storage::cached::{CacheStats, CellCache};
 use crate::storage::cells::CellFile;
 use crate::storage::ledger::LEDGER_THREADS;
@@ -120,8 +120,7 @@ pub(crate) struct Core {
     pub(crate) house: Arc<House>,
     _budget: Budget,
     /// What was written to the local disk.
-    pub(crate) wear: Wear,
-    born: Instant,
+    pub(crate) wear: Arc<Wear>,
     scratch: Mutex<Option<Scratch>>,
     /// Bytes that stages may still hand on through it.
     pub(crate) for_stages: Arc<AtomicI64>,
@@ -185,7 +184,8 @@ impl Core {
         let (house, budget) = (House::new(&meadow), Budget::of(settings.node_memory()));
         let shareable = functions.is_empty();
         let bounded = bounded::functions(settings.bee_memory() / 4);
-        let functions = bounded.into_iter().chain(rewrites::functions()).chain(functions).collect::<Vec<_>>();
+        let ours = bounded.into_iter().chain(rewrites::functions()).chain([z_order::function()]);
+        let functions = ours.chain(functions).collect::<Vec<_>>();
         let channels = Arc::new(BeeChannels::new(Arc::clone(&queries)));
         let cells = cell_source(&settings, &meadow).await?;
         let cache = cells.cache.as_ref().map(|(cache, _)| Arc::clone(cache));
@@ -194,7 +194,9 @@ impl Core {
             Spill::None => None,
             Spill::Disk => Some(Scratch::new(&settings.scratch.clone().unwrap_or_else(std::env::temp_dir))?),
         };
-        let slots = bees(&settings, scratch.as_ref().map(Scratch::path), cells, &queries, &channels, &functions)?;
+        let wear = Arc::new(Wear::new(settings.disk_writes_per_day));
+        let slots =
+            bees(&settings, scratch.as_ref().map(Scratch::path), &wear, cells, &queries, &channels, &functions)?;
         channels.install(slots.clone());
         let split = Split {
             bees: settings.bee_count(),
@@ -229,8 +231,7 @@ impl Core {
             scout: ScoutSlot::default(),
             house: Arc::new(house),
             _budget: budget,
-            wear: Wear::default(),
-            born: Instant::now(),
+            wear,
             scratch: Mutex::new(scratch),
             for_stages,
             thermometer: Thermometer::new(),
@@ -284,31 +285,24 @@ impl Core {
         alone > SHARING + self.heart.latency() * SHARING_REQUESTS
     }
 
-    /// A query has ended that spilled so much; beyond the day's limit nothing more goes to the disk.
-    pub(crate) fn spilled(&self, bytes: u64) {
-        self.wear.spilled(bytes, self.born);
-        let worn = self.is_worn();
-        self.slots.iter().for_each(|slot| slot.core.combs.spare_disk(worn));
-        self.heart.pause_cache(worn);
-    }
-
-    fn is_worn(&self) -> bool {
-        let written = self.disk_written();
-        self.settings.disk_writes_per_day.is_some_and(|limit| written.last_day >= limit)
+    /// Beyond the day's limit nothing more goes to the disk: what spills looks itself.
+    pub(crate) fn spare_disk(&self) {
+        self.wear.kept(self.heart.cache().bytes_written);
+        self.heart.pause_cache(self.wear.is_worn());
     }
 
     /// Where this node may write what does not fit into memory, if anywhere.
     pub(crate) fn scratch_folder(&self) -> Option<PathBuf> {
         let folder = lock(&self.scratch).as_ref().map(|scratch| scratch.path().to_path_buf());
-        folder.filter(|_| !self.is_worn())
+        folder.filter(|_| !self.wear.is_worn())
     }
 
     /// What was written to the local disk since the start.
     pub(crate) fn disk_written(&self) -> DiskWritten {
-        self.wear.kept(self.heart.cache().bytes_written, self.born);
+        self.wear.kept(self.heart.cache().bytes_written);
         let backend = self.meadow.backend();
         let meadow = if backend.is_local() { self.meadow.meter().read().bytes_written } else { 0 };
-        DiskWritten { meadow, ..self.wear.read(self.born) }
+        DiskWritten { meadow, ..self.wear.read() }
     }
 
     /// Removes cells that no commit names; what cannot be removed is left for vacuum.
@@ -338,6 +332,7 @@ async fn cell_source(settings: &Settings, meadow: &Meadow) -> Result<CellSource>
 fn bees(
     settings: &Settings,
     scratch: Option<&Path>,
+    wear: &Arc<Wear>,
     cells: CellSource,
     queries: &Arc<Queries>,
     channels: &Arc<BeeChannels>,
@@ -347,7 +342,8 @@ fn bees(
     // Footers of cells are parsed once for the whole node.
     let cache = CacheManager::try_new(&CacheManagerConfig::default())?;
     let bee = |index| {
-        let combs = Combs::new(settings.bee_memory(), scratch, share, Arc::clone(&cache), cells.clone())?;
+        let (wear, cache) = (Arc::clone(wear), Arc::clone(&cache));
+        let combs = Combs::new(settings.bee_memory(), scratch, share, wear, cache, cells.clone())?;
         let core = BeeCore::new(index, combs, Arc::clone(queries), Arc::clone(channels) as _, functions.to_vec());
         Ok(Arc::new(BeeSlot::new(core)))
     };

@@ -65,9 +65,10 @@ pub(crate) async fn guard(core: Weak<Core>) {
         }
         tokio::time::sleep(LOOK).await;
         let Some(core) = core.upgrade() else { return };
+        let held = held().unwrap_or(0);
+        resting = resting.min(held.saturating_sub(lent()));
         // What was there before the queries, and what their askers keep, is not theirs.
         let limit = BUDGETS.load(Ordering::Relaxed) + lent() + OVERHEAD.max(resting + OVERHEAD / 2);
-        let held = held().unwrap_or(0);
         most = held.max(most);
         if most - held > WORTH_TRIMMING {
             most = held;
@@ -75,11 +76,10 @@ pub(crate) async fn guard(core: Weak<Core>) {
             core.io().spawn_blocking(trim);
         }
         match &abandoned {
-            // Who was given up has ended, and it is not less: this is not what queries hold.
             Some((at, before, query)) if at.elapsed() > LETTING_GO => {
-                // Unless it has only begun again, and holds as much as before.
-                let ended = !queries.running().iter().any(|running| running.id == query.id);
-                resting = if ended && held > limit && held >= *before { held.saturating_sub(lent()) } else { resting };
+                // Nothing works for it any more, on no bee, and it is not less: this is not what queries hold.
+                let gone = Arc::strong_count(query) == 1;
+                resting = if gone && held > limit && held >= *before { held.saturating_sub(lent()) } else { resting };
                 abandoned = None;
             }
             None if held > limit => {

@@ -88,8 +88,8 @@ impl House {
         self.wake.notify_one();
     }
 
-    /// Frames to be looked at in that band, with whether commits still come.
-    fn due(&self, band: Band) -> Vec<(FrameRef, bool)> {
+    /// Frames to be looked at in that band, with the commits that are known and whether more still come.
+    fn due(&self, band: Band) -> Vec<(FrameRef, usize, bool)> {
         let touched = lock(&self.touched);
         let due = touched.iter().filter_map(|(frame, t)| {
             let quiet = t.last.elapsed() >= QUIET;
@@ -99,16 +99,19 @@ impl House {
                 Band::Ideal => t.commits >= URGENT_COMMITS,
                 Band::Warm | Band::Hot | Band::Critical => false,
             };
-            (allowed && (quiet || busy)).then(|| (frame.clone(), !quiet))
+            (allowed && (quiet || busy)).then(|| (frame.clone(), t.commits, !quiet))
         });
         due.collect()
     }
 
-    /// A frame was looked at; one that is quiet is forgotten until it changes again.
-    fn looked(&self, frame: &FrameRef, busy: bool) {
+    /// A frame was looked at after so many `commits`; one that is quiet is forgotten until it changes again.
+    fn looked(&self, frame: &FrameRef, commits: usize, busy: bool) {
         let mut touched = lock(&self.touched);
         match touched.get_mut(frame) {
-            Some(known) if busy => (known.commits, known.looked) = (0, Instant::now()),
+            // Those that came meanwhile are to be looked at, too.
+            Some(known) if busy => {
+                (known.commits, known.looked) = (known.commits.saturating_sub(commits), Instant::now())
+            }
             Some(known) if known.last.elapsed() >= QUIET => drop(touched.remove(frame)),
             _ => {}
         }
@@ -147,9 +150,9 @@ impl Actor for HousekeeperActor {
                     swept = Some(Instant::now());
                     told("the frames could not be looked at", sweep(&core).await);
                 }
-                for (frame, busy) in house.due(core.band()) {
+                for (frame, commits, busy) in house.due(core.band()) {
                     match keep(&core, &frame, busy).await {
-                        Ok(true) => house.looked(&frame, busy),
+                        Ok(true) => house.looked(&frame, commits, busy),
                         kept => told("a frame's house could not be kept", kept.map(drop)),
                     }
                 }

@@ -1,15 +1,14 @@
 //! One statement: plan it, have a bee run the part that is not split, hand the batches out.
 
-use std::sync::atomic::Ordering;
+use std::fmt;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use chrono::{DateTime, Utc};
-use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::execution::SendableRecordBatchStream;
-use datafusion::physical_plan::{ExecutionPlan, execute_stream};
+use datafusion::physical_plan::execute_stream;
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt, TryStreamExt};
 use tokio::sync::{mpsc, oneshot};
@@ -21,15 +20,14 @@ use super::change::{Replacing, replace};
 use super::colony::Core;
 use super::housekeeper;
 use super::query::{Asked, QueryRecord, is_stop};
-use super::scratch::SCRATCH_FULL;
 use super::share::{Place, Shared};
 use super::verify::verify;
 use super::write::write_frame;
 use crate::memory::lend;
 use crate::sql::distribution::{SwarmBees, lean_options, node_url, staged_options};
 use crate::sql::{
-    Ask, Backpressure, Distribute, Facts, Output, Params, PhysicalQuery, Planned, Spread, SqlSession, altered, changed,
-    verified, written,
+    Ask, Backpressure, Distribute, Facts, Layout, Output, Params, PhysicalQuery, Planned, Spread, SqlSession, altered,
+    changed, verified, written,
 };
 use crate::storage::{AsOf, FrameRef, FrameState, WriteMode};
 use crate::sync::lock;
@@ -114,17 +112,14 @@ impl Lead {
             if let Err(error) = &next {
                 tracing::info!(query = %query.id, ?way, %error, "that failed, too");
             }
-            // What another way cannot do says less than what did not fit; that the disk is full is news.
-            outcome = match next {
-                Err(error) if is_stop(&error) => Err(error),
-                Err(error) if error.kind() == ErrorKind::Storage || error.message().contains(SCRATCH_FULL) => outcome
-                    .map_err(|first| Error::new(first.kind(), format!("{}; {}", first.message(), error.message()))),
-                Err(_) => outcome,
-                Ok(()) => Ok(()),
+            outcome = match (next, outcome) {
+                (Err(error), _) if is_stop(&error) => Err(error),
+                (Err(error), Err(before)) => Err(before_and(before, way, &error)),
+                (next, _) => next,
             };
         }
         query.ended(core.temperature());
-        core.spilled(query.spilled.load(Ordering::Relaxed));
+        core.spare_disk();
         // Who sees the end finds its place free.
         drop(ticket);
         if let Err(error) = outcome {
@@ -134,6 +129,17 @@ impl Lead {
                 None => drop(asker.batches.send(Err(error)).await),
             }
         }
+    }
+}
+
+/// The error of a query that failed `before`, and then another way. What that way cannot do says less than what did not fit.
+fn before_and(before: Error, way: Way, error: &Error) -> Error {
+    let is_news = !before.message().contains(error.message());
+    match error.kind() {
+        ErrorKind::MemoryExceeded | ErrorKind::Storage if is_news => {
+            Error::new(before.kind(), format!("{}; {way}: {}", before.message(), error.message()))
+        }
+        _ => before,
     }
 }
 
@@ -160,6 +166,16 @@ enum Way {
     Staged,
     /// Joins sort and spill instead of holding one side.
     Lean,
+}
+
+impl fmt::Display for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Streamed => "all at once",
+            Self::Staged => "tried again in stages",
+            Self::Lean => "tried again with joins that sort",
+        })
+    }
 }
 
 /// One try at a job.
@@ -255,7 +271,7 @@ impl Attempt {
                 let plan = self.core.planner.plan_read(frame, columns.as_deref(), *as_of, &ask);
                 until_stopped(&self.query, plan).await.map(Planned::Rows)
             }
-            Job::Merge { frame, .. } => Ok(Planned::Optimize { frame: frame.clone(), cluster_by: Vec::new() }),
+            Job::Merge { frame, .. } => Ok(Planned::Optimize { frame: frame.clone(), layout: Layout::Any }),
             Job::Sql { sql, .. } => until_stopped(&self.query, plan(&self.core, sql, ask, self.way)).await,
         }
     }
@@ -292,10 +308,10 @@ impl Attempt {
             }
             Planned::Copy { query: physical, output } => copy(core, physical, output, query).await,
             Planned::Verify { frame } => verified(&verify(core, &frame, &ask, query).await?).map(Answer::Ready),
-            Planned::Optimize { frame, cluster_by } => {
+            Planned::Optimize { frame, layout } => {
                 let replacing = match self.job.as_ref() {
                     Job::Merge { least, .. } => Replacing::Tier(*least),
-                    _ => Replacing::Cells(&cluster_by),
+                    _ => Replacing::Cells(&layout),
                 };
                 let result = replace(core, &frame, &replacing, &ask, query).await?;
                 changed(&frame, &result).map(Answer::Ready)
@@ -330,7 +346,6 @@ impl Answer {
         while let Some(batch) = stream.next().await {
             give(query, batches, plain_batch(&batch?, &schema)?).await?;
         }
-        query.spilled.fetch_add(spilled_bytes(&physical.plan), Ordering::Relaxed);
         if physical.analyze {
             let facts = facts(core, query);
             give(query, batches, facts.to_batch(&physical.notes)?.with_schema(schema)?).await?;
@@ -419,7 +434,6 @@ async fn copy(core: &Arc<Core>, physical: PhysicalQuery, output: Output, query: 
     let counts: Vec<RecordBatch> = until_stopped(query, async { Ok(rows.try_collect().await?) }).await?;
     let count = counts.into_iter().next().ok_or_else(|| Error::internal("COPY gave no number of rows"))?;
     output.keep()?;
-    query.spilled.fetch_add(spilled_bytes(&physical.plan), Ordering::Relaxed);
     Ok(Answer::Ready(count))
 }
 
@@ -432,7 +446,6 @@ async fn insert(
 ) -> Result<Answer> {
     let (rows, _shared) = start(core, &physical, query).await?;
     let result = until_stopped(query, write_frame(core, into, rows, mode.into(), query)).await?;
-    query.spilled.fetch_add(spilled_bytes(&physical.plan), Ordering::Relaxed);
     written(&into.frame, &result).map(Answer::Ready)
 }
 
@@ -509,17 +522,6 @@ fn facts(core: &Core, query: &QueryRecord) -> Facts {
         bytes_read: stats.bytes_read,
         temperature: core.temperature(),
     }
-}
-
-/// Bytes that the operators of this plan spilled; those of other bees' tasks are reported by them.
-pub(crate) fn spilled_bytes(plan: &Arc<dyn ExecutionPlan>) -> u64 {
-    let mut total = 0;
-    // Visiting cannot fail: the closure never does.
-    let _ = plan.apply(|node| {
-        total += node.metrics().and_then(|m| m.spilled_bytes()).unwrap_or(0) as u64;
-        Ok(TreeNodeRecursion::Continue)
-    });
-    total
 }
 
 /// Views are the engine's inside: every consumer of Arrow takes plain strings and binaries.

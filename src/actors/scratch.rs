@@ -1,18 +1,27 @@
 //! Where bees spill, and what goes to the local disk: flash wears out by what is written to it.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::fs::File;
-use std::io::ErrorKind as ErrorNumber;
+use std::io::{ErrorKind as ErrorNumber, Write};
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+use datafusion::common::DataFusionError;
+use datafusion::execution::disk_manager::{DiskManager, DiskManagerBuilder};
+use datafusion::execution::spill_file::{SpillFile, SpillWriter, TempFileFactory};
+use futures::stream::Stream;
 use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
 use serde::{Deserialize, Serialize};
 
+use super::query::QueryRecord;
+use crate::sql::WORN_OUT;
 use crate::sync::lock;
 use crate::{Error, ErrorKind, Result};
 
@@ -20,7 +29,7 @@ use crate::{Error, ErrorKind, Result};
 const PREFIX: &str = "apiary-scratch-";
 const LOCK: &str = "lock";
 /// What a query is told that may not hand more rows on.
-pub(crate) const SCRATCH_FULL: &str = "what its stages hand on is more than scratch_limit allows: set it higher";
+const SCRATCH_FULL: &str = "what its stages hand on is more than scratch_limit allows: set it higher";
 /// What a day is divided into.
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: u64 = 24;
@@ -98,6 +107,7 @@ pub(crate) struct StageFolder {
     /// Bytes that the queries of this node may still write; below zero when they were not enough.
     left: Arc<AtomicI64>,
     taken: AtomicI64,
+    wear: Arc<Wear>,
 }
 
 impl StageFolder {
@@ -105,11 +115,12 @@ impl StageFolder {
     ///
     /// # Errors
     /// What the system says.
-    pub(crate) fn new(scratch: &Path, name: &str, left: &Arc<AtomicI64>) -> Result<Arc<Self>> {
+    pub(crate) fn new(scratch: &Path, name: &str, left: &Arc<AtomicI64>, wear: &Arc<Wear>) -> Result<Arc<Self>> {
         let path = scratch.join(name);
         std::fs::create_dir(&path)?;
         let store = Arc::new(LocalFileSystem::new_with_prefix(&path)?);
-        Ok(Arc::new(Self { path, store, left: Arc::clone(left), taken: AtomicI64::new(0) }))
+        let (left, wear) = (Arc::clone(left), Arc::clone(wear));
+        Ok(Arc::new(Self { path, store, left, taken: AtomicI64::new(0), wear }))
     }
 
     pub(crate) fn store(&self) -> Arc<dyn ObjectStore> {
@@ -121,6 +132,10 @@ impl StageFolder {
     /// # Errors
     /// `MemoryExceeded` when they are more than may be.
     pub(crate) fn wrote(&self, bytes: u64) -> Result<()> {
+        self.wear.spilled(bytes);
+        if self.wear.is_worn() {
+            return Err(Error::new(ErrorKind::MemoryExceeded, WORN_OUT));
+        }
         let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
         self.taken.fetch_add(bytes, Ordering::Relaxed);
         match self.left.fetch_sub(bytes, Ordering::Relaxed) < bytes {
@@ -179,8 +194,11 @@ pub struct DiskWritten {
 }
 
 /// Counts what is written to the local disk for the runtime's own sake.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Wear {
+    born: Instant,
+    /// Most bytes in 24 hours.
+    limit: Option<u64>,
     spill: AtomicU64,
     cache: AtomicU64,
     /// Bytes by hour since the start, the newest last.
@@ -188,24 +206,34 @@ pub(crate) struct Wear {
 }
 
 impl Wear {
-    pub(crate) fn spilled(&self, bytes: u64, born: Instant) {
+    pub(crate) fn new(limit: Option<u64>) -> Self {
+        let (spill, cache) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self { born: Instant::now(), limit, spill, cache, hours: Mutex::default() }
+    }
+
+    fn spilled(&self, bytes: u64) {
         self.spill.fetch_add(bytes, Ordering::Relaxed);
-        self.add(bytes, born.elapsed());
+        self.add(bytes, self.born.elapsed());
     }
 
     /// Takes over what the cache says that it wrote since it was opened.
-    pub(crate) fn kept(&self, bytes: u64, born: Instant) {
+    pub(crate) fn kept(&self, bytes: u64) {
         let before = self.cache.fetch_max(bytes, Ordering::Relaxed);
-        self.add(bytes.saturating_sub(before), born.elapsed());
+        self.add(bytes.saturating_sub(before), self.born.elapsed());
+    }
+
+    /// Whether as much was written as may be.
+    pub(crate) fn is_worn(&self) -> bool {
+        self.limit.is_some_and(|limit| self.last_day(self.born.elapsed()) >= limit)
     }
 
     /// The counts, a meadow in a folder aside.
-    pub(crate) fn read(&self, born: Instant) -> DiskWritten {
+    pub(crate) fn read(&self) -> DiskWritten {
         DiskWritten {
             spill: self.spill.load(Ordering::Relaxed),
             cache: self.cache.load(Ordering::Relaxed),
             meadow: 0,
-            last_day: self.last_day(born.elapsed()),
+            last_day: self.last_day(self.born.elapsed()),
         }
     }
 
@@ -227,6 +255,95 @@ impl Wear {
     fn last_day(&self, age: Duration) -> u64 {
         let hour = age.as_secs() / HOUR.as_secs();
         lock(&self.hours).iter().filter(|(of, _)| of + DAY >= hour).map(|(_, bytes)| bytes).sum()
+    }
+}
+
+/// The files that operators of one query spill into. What goes into them is counted as it is written, however the query
+/// ends, and refused when the day's limit is reached.
+pub(crate) struct Spills {
+    disk: Arc<DiskManager>,
+    query: Arc<QueryRecord>,
+    wear: Arc<Wear>,
+}
+
+impl Spills {
+    /// A query's way to `disk`.
+    ///
+    /// # Errors
+    /// Never in practice: no folder is made.
+    pub(crate) fn manager(
+        disk: &Arc<DiskManager>,
+        query: &Arc<QueryRecord>,
+        wear: &Arc<Wear>,
+    ) -> Result<Arc<DiskManager>> {
+        let spills = Self { disk: Arc::clone(disk), query: Arc::clone(query), wear: Arc::clone(wear) };
+        Ok(Arc::new(DiskManagerBuilder::default().with_temp_file_factory(Arc::new(spills)).build()?))
+    }
+}
+
+impl TempFileFactory for Spills {
+    fn create_temp_file(&self, description: &str) -> Result<Arc<dyn SpillFile>, DataFusionError> {
+        if self.wear.is_worn() {
+            return Err(DataFusionError::ResourcesExhausted(WORN_OUT.into()));
+        }
+        let file = self.disk.create_tmp_file(description)?;
+        Ok(Arc::new(Spilled { file, query: Arc::clone(&self.query), wear: Arc::clone(&self.wear) }))
+    }
+}
+
+/// A file of [`Spills`].
+struct Spilled<File> {
+    file: File,
+    query: Arc<QueryRecord>,
+    wear: Arc<Wear>,
+}
+
+impl SpillFile for Spilled<Arc<dyn SpillFile>> {
+    fn path(&self) -> Option<&Path> {
+        self.file.path()
+    }
+
+    fn size(&self) -> Option<u64> {
+        self.file.size()
+    }
+
+    fn read_stream(
+        &self,
+    ) -> Result<Pin<Box<dyn Stream<Item = Result<Bytes, DataFusionError>> + Send>>, DataFusionError> {
+        self.file.read_stream()
+    }
+
+    fn open_writer(&self) -> Result<Box<dyn SpillWriter>, DataFusionError> {
+        let (query, wear) = (Arc::clone(&self.query), Arc::clone(&self.wear));
+        Ok(Box::new(Spilled { file: self.file.open_writer()?, query, wear }))
+    }
+}
+
+impl Write for Spilled<Box<dyn SpillWriter>> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        if self.wear.is_worn() {
+            return Err(std::io::Error::other(WORN_OUT));
+        }
+        let written = self.file.write(bytes)?;
+        self.query.spilled.fetch_add(written as u64, Ordering::Relaxed);
+        self.wear.spilled(written as u64);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.file.flush()
+    }
+}
+
+impl SpillWriter for Spilled<Box<dyn SpillWriter>> {
+    fn finish(&mut self) -> Result<(), DataFusionError> {
+        self.file.finish()
+    }
+}
+
+impl fmt::Debug for Spills {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Spills({:?})", self.query.id)
     }
 }
 
@@ -274,14 +391,16 @@ mod tests {
 
     #[test]
     fn a_day_is_the_last_24_hours() {
-        let wear = Wear::default();
+        let wear = Wear::new(Some(1000));
         let after = |hours: u64| HOUR * hours as u32;
         wear.add(1, after(0));
         wear.add(10, after(0));
         wear.add(100, after(20));
         assert_eq!(wear.last_day(after(20)), 111);
         assert_eq!(wear.last_day(after(30)), 100);
+        assert!(!wear.is_worn());
         wear.add(1000, after(50));
         assert_eq!(wear.last_day(after(50)), 1000);
+        assert!(wear.is_worn());
     }
 }

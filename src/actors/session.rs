@@ -1,5 +1,6 @@
 //! One user's session: what `USE` and `SET` changed holds for its later statements.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
@@ -49,6 +50,10 @@ impl Session {
     /// # Errors
     /// `NotFound` for the frame, the version or a column that is not there.
     pub async fn read(&self, frame: &FrameRef, columns: Option<Vec<String>>, as_of: AsOf) -> Result<QueryStream> {
+        let mut seen = HashSet::new();
+        if let Some(twice) = columns.iter().flatten().find(|name| !seen.insert(*name)) {
+            return Err(Error::invalid(format!("column '{twice}' is asked for twice: name it once")));
+        }
         let job = Job::Read { frame: frame.clone(), columns, as_of, session: Arc::clone(&self.sql) };
         run(self.colony.core(), job, None).await
     }

@@ -95,7 +95,7 @@ impl Shared {
             Place::Meadow => None,
             Place::Scratch => {
                 let scratch = core.scratch_folder().ok_or_else(|| Error::unsupported("nothing may go to the disk"))?;
-                Some(StageFolder::new(&scratch, &format!("stages-{}", query.id), &core.for_stages)?)
+                Some(StageFolder::new(&scratch, &format!("stages-{}", query.id), &core.for_stages, &core.wear)?)
             }
         };
         let exchange = Arc::new(match &folder {

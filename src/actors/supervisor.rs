@@ -59,6 +59,7 @@ impl ColonyActor {
         if self.stopping {
             return;
         }
+        self.core.spare_disk();
         for index in 0..self.core.slots.len() {
             if !self.core.slots[index].is_alive() && self.may_restart(index) {
                 tracing::warn!(bee = index, "a bee stopped and is started again");

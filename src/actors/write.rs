@@ -137,7 +137,12 @@ pub(crate) async fn write_frame(
 ) -> Result<WriteResult> {
     let Writing { change, writers, rows: expected } = writing;
     core.meadow.require_writable()?;
-    let coercion = Coercion::plan(&rows.schema(), &base.schema)?.keeping_views(&rows.schema(), &base.partition_by);
+    let given = rows.schema();
+    let coercion = Coercion::plan(&given, &base.schema)?.keeping_views(&given, &base.partition_by);
+    let is_given = |column: &str| given.fields().iter().any(|field| field.name().eq_ignore_ascii_case(column));
+    if let Some(missing) = base.partition_by.iter().find(|column| !is_given(column)) {
+        return Err(Error::schema(format!("partition column '{missing}' is missing: add it to the data")));
+    }
     // Rows that others wrote against a condition stay where they are, and may be moved.
     let checks = match change.makes_rows() {
         true => core.planner.row_checks(base, coercion.schema())?,

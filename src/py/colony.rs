@@ -76,19 +76,20 @@ impl PyColony {
         let settings = storage.map_or_else(Settings::default, Settings::new).with_name(name);
         let mut settings = settings.with_join(join).with_distribute(distribute).with_housekeeping(housekeeping);
         settings.bees = bees;
-        settings.memory = memory.map(Size::bytes).transpose().or_raise(py)?;
+        settings.memory = memory.map(|size| size.bytes("memory")).transpose().or_raise(py)?;
         settings.storage_options = storage_options;
         settings.cache = cache;
         settings.scratch = scratch;
         settings.spill = spill.parse().or_raise(py)?;
-        settings.disk_writes_per_day = disk_writes_per_day.map(Size::bytes).transpose().or_raise(py)?;
+        settings.disk_writes_per_day =
+            disk_writes_per_day.map(|size| size.bytes("disk_writes_per_day")).transpose().or_raise(py)?;
         if let Some(limit) = scratch_limit {
-            settings.scratch_limit = limit.bytes().or_raise(py)?;
+            settings.scratch_limit = limit.bytes("scratch_limit").or_raise(py)?;
         }
         if let Some(limit) = cache_limit {
-            settings.cache_limit = limit.bytes().or_raise(py)?;
+            settings.cache_limit = limit.bytes("cache_limit").or_raise(py)?;
         }
-        settings.time_limit = time_limit.map(duration).transpose().or_raise(py)?;
+        settings.time_limit = time_limit.map(|limit| duration("time_limit", limit)).transpose().or_raise(py)?;
         let link = Link::start(py, settings).map_err(|ended| ended.into_exception(py))?;
         Ok(Self { link })
     }
@@ -106,7 +107,7 @@ impl PyColony {
         let session = session.clone();
         let mut request = Query::new(query);
         request.params = params::params_of(params)?;
-        request.time_limit = time_limit.map(duration).transpose().or_raise(py)?;
+        request.time_limit = time_limit.map(|limit| duration("time_limit", limit)).transpose().or_raise(py)?;
         let stream = self.run(py, |_| async move { session.query(request).await })?;
         Ok(PyStream::new(Feed::new(Arc::clone(&self.link), stream)))
     }
@@ -276,7 +277,7 @@ impl PyColony {
         sync: bool,
     ) -> PyResult<PyAppender> {
         let frame = self.frame_named(frame).or_raise(py)?;
-        let (bytes, every) = (size.bytes().or_raise(py)?, duration(seconds).or_raise(py)?);
+        let (bytes, every) = (size.bytes("size").or_raise(py)?, duration("seconds", seconds).or_raise(py)?);
         let settings = StreamSettings { rows, bytes, every, buffer, sync };
         let stream = self.run(py, |colony| async move { colony.stream(&frame, settings).await })?;
         Ok(PyAppender::new(Arc::clone(&self.link), stream))
@@ -325,10 +326,11 @@ impl PyColony {
 }
 
 impl Size {
-    fn bytes(self) -> Result<u64> {
+    /// The bytes that the argument `name` says.
+    fn bytes(self, name: &str) -> Result<u64> {
         match self {
             Self::Bytes(bytes) => Ok(bytes),
-            Self::Text(text) => parse_size(&text),
+            Self::Text(text) => parse_size(&text).map_err(|error| error.context(name)),
         }
     }
 }
@@ -342,10 +344,17 @@ fn as_of(version: Option<u64>, timestamp_ms: Option<i64>) -> Result<AsOf> {
     }
 }
 
-fn duration(seconds: f64) -> Result<Duration> {
+/// Longest time that may be asked for, in seconds: clocks can still add it to what they show.
+const MOST_SECONDS: f64 = 1e10;
+
+/// The time that the argument `name` says.
+fn duration(name: &str, seconds: f64) -> Result<Duration> {
     match Duration::try_from_secs_f64(seconds) {
+        _ if seconds.is_finite() && seconds > MOST_SECONDS => {
+            Err(Error::invalid(format!("{name} is {seconds:e}: use at most {MOST_SECONDS} seconds")))
+        }
         Ok(limit) if !limit.is_zero() => Ok(limit),
-        _ => Err(Error::invalid(format!("a time limit of {seconds} seconds is not possible: use a number above 0"))),
+        _ => Err(Error::invalid(format!("{name} is {seconds}: use a number of seconds above 0"))),
     }
 }
 

@@ -23,39 +23,43 @@ use super::errors::raise;
 use crate::Error;
 use crate::actors::Params;
 
+/// Levels of lists within each other: others go through them by recursion, and refuse more than some 60.
+const LEVELS: usize = 50;
+
 /// The parameters in a `dict` (named), a `list` or `tuple` (positional), or none.
 pub(super) fn params_of(params: Option<&Bound<'_, PyAny>>) -> PyResult<Params> {
     let Some(params) = params else { return Ok(Params::None) };
     if let Ok(named) = params.cast::<PyDict>() {
         return named.iter().map(named_scalar).collect::<PyResult<HashMap<_, _>>>().map(Params::Named);
     }
-    params.try_iter()?.map(|value| scalar(&value?)).collect::<PyResult<Vec<_>>>().map(Params::Positional)
+    params.try_iter()?.map(|value| scalar(&value?, LEVELS)).collect::<PyResult<Vec<_>>>().map(Params::Positional)
 }
 
 fn named_scalar((name, value): (Bound<'_, PyAny>, Bound<'_, PyAny>)) -> PyResult<(String, ScalarValue)> {
     let name: String = name.extract()?;
-    Ok((name.trim_start_matches('$').to_owned(), scalar(&value)?))
+    Ok((name.trim_start_matches('$').to_owned(), scalar(&value, LEVELS)?))
 }
 
-fn scalar(value: &Bound<'_, PyAny>) -> PyResult<ScalarValue> {
-    if let Some(scalar) = known(value)? {
+/// A value, in which there may be so many levels of lists.
+fn scalar(value: &Bound<'_, PyAny>, levels: usize) -> PyResult<ScalarValue> {
+    if let Some(scalar) = known(value, levels)? {
         return Ok(scalar);
     }
     // Unwrapped once only: what a foreign scalar holds may be itself again (numpy's longdouble).
     match unwrapped(value)? {
-        Some(inner) => known(&inner)?.ok_or_else(|| refused(value)),
+        Some(inner) => known(&inner, levels)?.ok_or_else(|| refused(value)),
         None => Err(refused(value)),
     }
 }
 
-fn known(value: &Bound<'_, PyAny>) -> PyResult<Option<ScalarValue>> {
-    match builtin(value)? {
+fn known(value: &Bound<'_, PyAny>, levels: usize) -> PyResult<Option<ScalarValue>> {
+    match builtin(value, levels)? {
         Some(scalar) => Ok(Some(scalar)),
         None => from_library(value),
     }
 }
 
-fn builtin(value: &Bound<'_, PyAny>) -> PyResult<Option<ScalarValue>> {
+fn builtin(value: &Bound<'_, PyAny>, levels: usize) -> PyResult<Option<ScalarValue>> {
     Ok(Some(if value.is_none() {
         ScalarValue::Null
     } else if let Ok(flag) = value.cast::<PyBool>() {
@@ -69,7 +73,7 @@ fn builtin(value: &Bound<'_, PyAny>) -> PyResult<Option<ScalarValue>> {
     } else if value.is_instance_of::<PyBytes>() || value.is_instance_of::<PyByteArray>() {
         ScalarValue::Binary(Some(value.extract()?))
     } else if value.is_instance_of::<PyList>() || value.is_instance_of::<PyTuple>() {
-        list(value)?
+        list(value, levels)?
     } else {
         return Ok(None);
     }))
@@ -156,8 +160,14 @@ fn parsed(value: &Bound<'_, PyAny>, text: String, data_type: &DataType) -> PyRes
     ScalarValue::try_from_string(text, data_type).map_err(|_| refused(value))
 }
 
-fn list(value: &Bound<'_, PyAny>) -> PyResult<ScalarValue> {
-    let items = value.try_iter()?.map(|item| scalar(&item?)).collect::<PyResult<Vec<_>>>()?;
+fn list(value: &Bound<'_, PyAny>, levels: usize) -> PyResult<ScalarValue> {
+    let Some(levels) = levels.checked_sub(1) else {
+        let text = format!(
+            "a list that is a query parameter has lists within lists, more than {LEVELS} levels of them: use fewer"
+        );
+        return Err(raise(value.py(), &Error::invalid(text)));
+    };
+    let items = value.try_iter()?.map(|item| scalar(&item?, levels)).collect::<PyResult<Vec<_>>>()?;
     let data_type = common_type(&items).ok_or_else(|| {
         raise(value.py(), &Error::invalid("a list that is a query parameter must hold values of one type"))
     })?;

@@ -1,5 +1,9 @@
 //! How many rows a plan is expected to give, by what the ledgers say of its frames.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::ptr;
+
 use datafusion::common::{Column, DFSchema, JoinType, Statistics};
 use datafusion::datasource::source_as_provider;
 use datafusion::execution::context::ExecutionProps;
@@ -21,112 +25,128 @@ const FURTHER: f64 = 0.5;
 /// Rows in a group of which nothing is known.
 const GROUPED: f64 = 10.0;
 
-/// Rows that `plan` gives, where all of its inputs are frames or values.
-pub(super) fn rows(plan: &LogicalPlan) -> Option<f64> {
-    match plan {
-        LogicalPlan::TableScan(scan) => kept(scan, &scan.filters),
-        LogicalPlan::Filter(filter) => match filter.input.as_ref() {
-            // Its conditions are those that reached the scan, and more.
-            LogicalPlan::TableScan(scan) => kept(scan, std::slice::from_ref(&filter.predicate)),
-            input => Some(rows(input)? * KEPT),
-        },
-        LogicalPlan::Projection(projection) => rows(&projection.input),
-        LogicalPlan::SubqueryAlias(alias) => rows(&alias.input),
-        LogicalPlan::Window(window) => rows(&window.input),
-        LogicalPlan::Repartition(repartition) => rows(&repartition.input),
-        LogicalPlan::Sort(sort) => {
-            rows(&sort.input).map(|rows| sort.fetch.map_or(rows, |fetch| rows.min(fetch as f64)))
+/// What was reckoned of plans, by their address: they must live as long.
+#[derive(Debug, Default)]
+pub(super) struct Cardinality(RefCell<HashMap<*const LogicalPlan, Option<f64>>>);
+
+impl Cardinality {
+    /// Rows that `plan` gives, where all of its inputs are frames or values.
+    pub(super) fn rows(&self, plan: &LogicalPlan) -> Option<f64> {
+        if let Some(rows) = self.0.borrow().get(&ptr::from_ref(plan)) {
+            return *rows;
         }
-        LogicalPlan::Limit(limit) => match limit.get_fetch_type().ok()? {
-            FetchType::Literal(Some(fetch)) => Some(rows(&limit.input)?.min(fetch as f64)),
-            _ => rows(&limit.input),
-        },
-        LogicalPlan::Distinct(distinct) => rows(distinct.input()),
-        LogicalPlan::Aggregate(aggregate) => {
-            let input = rows(&aggregate.input)?;
-            let groups = aggregate.group_expr.iter().map(|group| match group {
-                Expr::Column(column) => domain(&aggregate.input, column),
-                _ => None,
-            });
-            let groups: Option<f64> = groups.product();
-            let most = if aggregate.group_expr.is_empty() { 1.0 } else { input.max(1.0) };
-            Some(groups.unwrap_or(input / GROUPED).min(most))
+        let rows = self.reckoned(plan);
+        self.0.borrow_mut().insert(ptr::from_ref(plan), rows);
+        rows
+    }
+
+    fn reckoned(&self, plan: &LogicalPlan) -> Option<f64> {
+        match plan {
+            LogicalPlan::TableScan(scan) => kept(scan, &scan.filters),
+            LogicalPlan::Filter(filter) => match filter.input.as_ref() {
+                // Its conditions are those that reached the scan, and more.
+                LogicalPlan::TableScan(scan) => kept(scan, std::slice::from_ref(&filter.predicate)),
+                input => Some(self.rows(input)? * KEPT),
+            },
+            LogicalPlan::Projection(projection) => self.rows(&projection.input),
+            LogicalPlan::SubqueryAlias(alias) => self.rows(&alias.input),
+            LogicalPlan::Window(window) => self.rows(&window.input),
+            LogicalPlan::Repartition(repartition) => self.rows(&repartition.input),
+            LogicalPlan::Sort(sort) => {
+                self.rows(&sort.input).map(|rows| sort.fetch.map_or(rows, |fetch| rows.min(fetch as f64)))
+            }
+            LogicalPlan::Limit(limit) => match limit.get_fetch_type().ok()? {
+                FetchType::Literal(Some(fetch)) => Some(self.rows(&limit.input)?.min(fetch as f64)),
+                _ => self.rows(&limit.input),
+            },
+            LogicalPlan::Distinct(distinct) => self.rows(distinct.input()),
+            LogicalPlan::Aggregate(aggregate) => {
+                let input = self.rows(&aggregate.input)?;
+                let groups = aggregate.group_expr.iter().map(|group| match group {
+                    Expr::Column(column) => self.domain(&aggregate.input, column),
+                    _ => None,
+                });
+                let groups: Option<f64> = groups.product();
+                let most = if aggregate.group_expr.is_empty() { 1.0 } else { input.max(1.0) };
+                Some(groups.unwrap_or(input / GROUPED).min(most))
+            }
+            LogicalPlan::Join(join) => self.joined(join),
+            LogicalPlan::Union(union) => union.inputs.iter().map(|input| self.rows(input)).sum(),
+            LogicalPlan::Values(values) => Some(values.values.len() as f64),
+            LogicalPlan::EmptyRelation(empty) => Some(f64::from(u8::from(empty.produce_one_row))),
+            _ => None,
         }
-        LogicalPlan::Join(join) => joined(join),
-        LogicalPlan::Union(union) => union.inputs.iter().map(|input| rows(input)).sum(),
-        LogicalPlan::Values(values) => Some(values.values.len() as f64),
-        LogicalPlan::EmptyRelation(empty) => Some(f64::from(u8::from(empty.produce_one_row))),
-        _ => None,
     }
-}
 
-/// How many values a column can have, whatever filters leave of its rows: at most.
-pub(super) fn domain(plan: &LogicalPlan, column: &Column) -> Option<f64> {
-    match plan {
-        LogicalPlan::TableScan(scan) => {
-            let (all, index) = (unfiltered(plan)?, scan.source.schema().index_of(&column.name).ok()?);
-            let column = &statistics(scan, &[index])?.column_statistics[index];
-            Some(distinct(column).map_or(all, |values| values.min(all)))
+    /// How many values a column can have, whatever filters leave of its rows: at most.
+    pub(super) fn domain(&self, plan: &LogicalPlan, column: &Column) -> Option<f64> {
+        match plan {
+            LogicalPlan::TableScan(scan) => {
+                let (all, index) = (self.unfiltered(plan)?, scan.source.schema().index_of(&column.name).ok()?);
+                let column = &statistics(scan, &[index])?.column_statistics[index];
+                Some(distinct(column).map_or(all, |values| values.min(all)))
+            }
+            LogicalPlan::Join(join) if join.left.schema().has_column(column) => self.domain(&join.left, column),
+            LogicalPlan::Join(join) => self.domain(&join.right, column),
+            _ => match below(plan, column) {
+                Some((input, column)) => self.domain(input, &column),
+                None => self.rows(plan),
+            },
         }
-        LogicalPlan::Join(join) if join.left.schema().has_column(column) => domain(&join.left, column),
-        LogicalPlan::Join(join) => domain(&join.right, column),
-        _ => match below(plan, column) {
-            Some((input, column)) => domain(input, &column),
-            None => rows(plan),
-        },
     }
-}
 
-/// Rows of the frame that `plan` filters, or what it gives where it is more than that.
-pub(super) fn unfiltered(plan: &LogicalPlan) -> Option<f64> {
-    match plan {
-        LogicalPlan::TableScan(scan) => all_rows(&statistics(scan, &[])?),
-        LogicalPlan::Filter(filter) => unfiltered(&filter.input),
-        LogicalPlan::Projection(projection) => unfiltered(&projection.input),
-        LogicalPlan::SubqueryAlias(alias) => unfiltered(&alias.input),
-        _ => rows(plan),
+    /// Rows of the frame that `plan` filters, or what it gives where it is more than that.
+    pub(super) fn unfiltered(&self, plan: &LogicalPlan) -> Option<f64> {
+        match plan {
+            LogicalPlan::TableScan(scan) => all_rows(&statistics(scan, &[])?),
+            LogicalPlan::Filter(filter) => self.unfiltered(&filter.input),
+            LogicalPlan::Projection(projection) => self.unfiltered(&projection.input),
+            LogicalPlan::SubqueryAlias(alias) => self.unfiltered(&alias.input),
+            _ => self.rows(plan),
+        }
     }
-}
 
-/// How many pairs of columns' values there are, of which rows of two inputs may have equal ones: what the product of their
-/// rows is divided by. Values of the one with fewer are taken to be among those of the other.
-pub(super) fn shared_domain<'a>(
-    left: &LogicalPlan,
-    right: &LogicalPlan,
-    pairs: impl Iterator<Item = (&'a Expr, &'a Expr)>,
-) -> Option<f64> {
-    let of = |plan: &LogicalPlan, expression: &Expr| match expression {
-        Expr::Column(column) => domain(plan, column),
-        _ => unfiltered(plan),
-    };
-    let each = pairs.map(|(l, r)| Some(of(left, l)?.min(of(right, r)?)));
-    let all: f64 = each.product::<Option<f64>>()?;
-    Some(all.min(unfiltered(left)?.min(unfiltered(right)?)).max(1.0))
-}
+    /// How many pairs of columns' values there are, of which rows of two inputs may have equal ones: what the product of their
+    /// rows is divided by. Values of the one with fewer are taken to be among those of the other.
+    pub(super) fn shared_domain<'a>(
+        &self,
+        left: &LogicalPlan,
+        right: &LogicalPlan,
+        pairs: impl Iterator<Item = (&'a Expr, &'a Expr)>,
+    ) -> Option<f64> {
+        let of = |plan: &LogicalPlan, expression: &Expr| match expression {
+            Expr::Column(column) => self.domain(plan, column),
+            _ => self.unfiltered(plan),
+        };
+        let each = pairs.map(|(l, r)| Some(of(left, l)?.min(of(right, r)?)));
+        let all: f64 = each.product::<Option<f64>>()?;
+        Some(all.min(self.unfiltered(left)?.min(self.unfiltered(right)?)).max(1.0))
+    }
 
-/// The share of `left`'s rows of which a semi-join finds an equal one.
-pub(super) fn found(left: &LogicalPlan, join: &Join) -> Option<f64> {
-    let domain = shared_domain(left, &join.right, join.on.iter().map(|(l, r)| (l, r)))?;
-    let share = (rows(&join.right)? / domain).min(1.0);
-    Some(if join.filter.is_some() { share * FURTHER } else { share })
-}
+    /// The share of `left`'s rows of which a semi-join finds an equal one.
+    pub(super) fn found(&self, left: &LogicalPlan, join: &Join) -> Option<f64> {
+        let domain = self.shared_domain(left, &join.right, join.on.iter().map(|(l, r)| (l, r)))?;
+        let share = (self.rows(&join.right)? / domain).min(1.0);
+        Some(if join.filter.is_some() { share * FURTHER } else { share })
+    }
 
-fn joined(join: &Join) -> Option<f64> {
-    let (left, right) = (rows(&join.left)?, rows(&join.right)?);
-    let inner = || {
-        let pairs = join.on.iter().map(|(l, r)| (l, r));
-        let all = left * right / shared_domain(&join.left, &join.right, pairs)?;
-        Some(if join.filter.is_some() { all * KEPT } else { all })
-    };
-    match join.join_type {
-        JoinType::Inner => inner(),
-        JoinType::Left => Some(inner()?.max(left)),
-        JoinType::Right => Some(inner()?.max(right)),
-        JoinType::Full => Some(inner()?.max(left + right)),
-        JoinType::LeftSemi => Some(left * found(&join.left, join)?),
-        JoinType::LeftAnti => Some(left * (1.0 - found(&join.left, join)?).max(KEPT)),
-        JoinType::LeftMark => Some(left),
-        JoinType::RightSemi | JoinType::RightAnti | JoinType::RightMark => Some(right),
+    fn joined(&self, join: &Join) -> Option<f64> {
+        let (left, right) = (self.rows(&join.left)?, self.rows(&join.right)?);
+        let inner = || {
+            let pairs = join.on.iter().map(|(l, r)| (l, r));
+            let all = left * right / self.shared_domain(&join.left, &join.right, pairs)?;
+            Some(if join.filter.is_some() { all * KEPT } else { all })
+        };
+        match join.join_type {
+            JoinType::Inner => inner(),
+            JoinType::Left => Some(inner()?.max(left)),
+            JoinType::Right => Some(inner()?.max(right)),
+            JoinType::Full => Some(inner()?.max(left + right)),
+            JoinType::LeftSemi => Some(left * self.found(&join.left, join)?),
+            JoinType::LeftAnti => Some(left * (1.0 - self.found(&join.left, join)?).max(KEPT)),
+            JoinType::LeftMark => Some(left),
+            JoinType::RightSemi | JoinType::RightAnti | JoinType::RightMark => Some(right),
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 //! DataFusion asks catalogs synchronously; the meadow answers asynchronously. So the names are looked up first, all at
 //! once, and the statement is planned against exactly those. Only `information_schema` needs every frame.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
 
 use datafusion::catalog::{
@@ -67,9 +67,11 @@ pub(crate) async fn catalogs(
             _ => drop(frames.insert(sight_of(reference, session)?, true)),
         }
     }
+    let left_out = session.left_out();
+    let left_out = left_out.as_ref();
     let mut tables = futures::stream::iter(frames)
         .map(|((frame, sight), named)| async move {
-            let table = looked_up(meadow, (&frame, sight), state, notes, world, target).await;
+            let table = looked_up(meadow, (&frame, sight), state, notes, world, target, left_out).await;
             (frame, sight, named, table)
         })
         .buffer_unordered(LOOKUPS);
@@ -96,13 +98,14 @@ async fn looked_up(
     notes: &Arc<ScanNotes>,
     world: &dyn World,
     target: Option<&Target>,
+    left_out: &BTreeSet<String>,
 ) -> Result<Arc<dyn TableProvider>> {
     match (sight, target) {
         (Sight::At(as_of), Some(target)) => {
             let (state, cells) = target.other(meadow, frame, as_of).await?;
             Ok(Arc::new(FrameTable::new(state, cells, Arc::clone(notes))))
         }
-        (Sight::At(as_of), None) => frame_table(meadow, frame, as_of, notes, world).await,
+        (Sight::At(as_of), None) => frame_table(meadow, frame, as_of, notes, world, left_out).await,
         (Sight::Changes { since, until }, target) => {
             let until = until.map_or(AsOf::Latest, AsOf::Version);
             let newest = match target {
@@ -153,18 +156,21 @@ impl Target {
     }
 }
 
-/// One version of a frame as a table; the newest has the rows that are not committed yet, too.
+/// One version of a frame as a table, without the cells of these names; the newest has the rows that are not committed yet,
+/// too.
 pub(crate) async fn frame_table(
     meadow: &Meadow,
     frame: &FrameRef,
     as_of: AsOf,
     notes: &Arc<ScanNotes>,
     world: &dyn World,
+    left_out: &BTreeSet<String>,
 ) -> Result<Arc<dyn TableProvider>> {
     // Before the version is looked up: what is committed meanwhile is in both, and is left out of one.
     let ripening = if as_of == AsOf::Latest { world.ripening(frame) } else { Vec::new() };
     let (state, cells) = meadow.version(frame, as_of).await?;
-    RipeningTable::over(meadow, FrameTable::new(state, cells, Arc::clone(notes)), ripening).await
+    let table = FrameTable::new(state, cells, Arc::clone(notes)).without(left_out);
+    RipeningTable::over(meadow, table, ripening).await
 }
 
 /// The frame that a table reference names in this session.

@@ -7,6 +7,7 @@ use std::ops::Range;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
+use arrow::datatypes::{DataType, SchemaRef};
 use bytes::Bytes;
 use datafusion::catalog::memory::DataSourceExec;
 use datafusion::common::DataFusionError;
@@ -27,25 +28,31 @@ use parquet::arrow::arrow_reader::ArrowReaderOptions;
 use parquet::arrow::async_reader::AsyncFileReader;
 use parquet::basic::Type;
 use parquet::errors::{ParquetError, Result as ParquetResult};
-use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData, RowGroupMetaData};
+use parquet::file::metadata::{ColumnChunkMetaData, FileMetaData, ParquetMetaData, RowGroupMetaData};
 use parquet::file::page_index::column_index::ColumnIndexMetaData;
+use parquet::schema::types::Type as ParquetType;
 
 use super::deleted::noted_files;
 use super::distribution::file_scan;
+use super::open_quotes::watched;
 use super::shared_scan::SharedScanExec;
 use crate::Error;
 use crate::storage::ledger::ROOT_URL;
 
 /// Makes readers of cells; see the module.
 #[derive(Debug)]
-pub(crate) struct CellReaderFactory(CachedParquetFileReaderFactory);
+pub(crate) struct CellReaderFactory {
+    readers: CachedParquetFileReaderFactory,
+    columns: SchemaRef,
+}
 
 impl CellReaderFactory {
-    /// Reads the meadow of `runtime`.
-    pub(crate) fn new(runtime: &RuntimeEnv) -> Result<Arc<Self>, DataFusionError> {
+    /// Reads the meadow of `runtime`, cells that must have these `columns`.
+    pub(crate) fn new(runtime: &RuntimeEnv, columns: &SchemaRef) -> Result<Arc<Self>, DataFusionError> {
         let store = runtime.object_store(&ObjectStoreUrl::parse(ROOT_URL)?)?;
         let footers = runtime.cache_manager.get_file_metadata_cache();
-        Ok(Arc::new(Self(CachedParquetFileReaderFactory::new(store, footers))))
+        let readers = CachedParquetFileReaderFactory::new(store, footers);
+        Ok(Arc::new(Self { readers, columns: Arc::clone(columns) }))
     }
 }
 
@@ -57,11 +64,10 @@ impl WorkerPlanRewriteHandler for ReadCells {
         &self,
         event: WorkerPlanRewriteEvent<'_>,
     ) -> Result<WorkerPlanRewriteEventResponse, DataFusionError> {
-        let factory = CellReaderFactory::new(&self.0)?;
         let plan = event.plan.transform_up(|node| {
             let reading = match node.downcast_ref::<SharedScanExec>() {
-                Some(shared) => reading(shared.scan(), &factory)?.map(|scan| Arc::new(shared.over(scan)) as _),
-                None => reading(&node, &factory)?,
+                Some(shared) => reading(shared.scan(), &self.0)?.map(|scan| Arc::new(shared.over(scan)) as _),
+                None => reading(&node, &self.0)?,
             };
             Ok(reading.map_or_else(|| Transformed::no(node), Transformed::yes))
         })?;
@@ -69,14 +75,18 @@ impl WorkerPlanRewriteHandler for ReadCells {
     }
 }
 
-/// `plan` with readers of `factory`, and without the rows that do not count, if it scans cells.
+/// `plan` as it was before it travelled: with readers of its own, and without the rows that do not count, if it scans cells.
 fn reading(
     plan: &Arc<dyn ExecutionPlan>,
-    factory: &Arc<CellReaderFactory>,
+    runtime: &RuntimeEnv,
 ) -> Result<Option<Arc<dyn ExecutionPlan>>, DataFusionError> {
+    if let Some(watched) = watched(plan) {
+        return Ok(Some(watched));
+    }
     let Some(scan) = file_scan(plan).filter(|scan| scan.object_store_url.as_str() == ROOT_URL) else { return Ok(None) };
     let Some(source) = scan.file_source.downcast_ref::<ParquetSource>() else { return Ok(None) };
-    let source = source.clone().with_parquet_file_reader_factory(Arc::clone(factory) as _);
+    let factory = CellReaderFactory::new(runtime, scan.file_schema())?;
+    let source = source.clone().with_parquet_file_reader_factory(factory);
     let mut reading = FileScanConfigBuilder::from(scan.clone()).with_source(Arc::new(source));
     if let Some(files) = noted_files(scan)? {
         reading = reading.with_file_groups(files);
@@ -99,8 +109,9 @@ impl ParquetFileReaderFactory for CellReaderFactory {
         // Where rows are deleted, those that are left were counted.
         let is_marked = file.extensions.get::<ParquetRowSelection>().is_some();
         let (path, expected) = (file.object_meta.location.clone(), rows.filter(|_| !is_marked));
-        let reader = self.0.create_reader(partition, file, metadata_size_hint, metrics)?;
-        Ok(Box::new(CellReader { reader, path, expected }))
+        let columns = Arc::clone(&self.columns);
+        let reader = self.readers.create_reader(partition, file, metadata_size_hint, metrics)?;
+        Ok(Box::new(CellReader { reader, path, expected, columns }))
     }
 }
 
@@ -139,6 +150,8 @@ struct CellReader {
     path: Path,
     /// How many rows the ledger says it has.
     expected: Option<usize>,
+    /// Those of the frame that are in cells.
+    columns: SchemaRef,
 }
 
 /// How DataFusion names, in a text, what the store said.
@@ -146,21 +159,41 @@ const OF_STORE: &str = "Object Store error";
 /// What the store says of a file that ends before what is asked for.
 const TOO_SHORT: &str = "Requested range was invalid";
 /// What can be done about a cell that is not as it was written.
-const REMEDY: &str = "put the file back from a copy, or RESTORE a version without it";
+const REMEDY: &str =
+    "put the file back from a copy, RESTORE a version without it, or SET leave_out_cells to its name and read the rest";
 
 impl CellReader {
     /// A footer that agrees with the ledger, whose numbers queries rely on.
     fn checked(&self, footer: Arc<ParquetMetaData>) -> ParquetResult<Arc<ParquetMetaData>> {
-        let rows = footer.file_metadata().num_rows();
-        match self.expected {
-            Some(expected) if i64::try_from(expected).ok() != Some(rows) => {
-                Err(ParquetError::External(Box::new(Error::corrupt(format!(
-                    "cell {} has {rows} rows, and the ledger says {expected}: it is not the file that was written; {REMEDY}",
-                    self.path
-                )))))
-            }
-            _ => Ok(without_float_bounds(footer)),
+        match self.unlike(footer.file_metadata()) {
+            Some(what) => Err(ParquetError::External(Box::new(Error::corrupt(format!(
+                "cell {} {what}: it is not the file that was written; {REMEDY}",
+                self.path
+            ))))),
+            None => Ok(without_float_bounds(footer)),
         }
+    }
+
+    /// What shows that it is another file than the ledger lists. Columns may have been added since it was written, which are null
+    /// in its rows, and types may have become wider.
+    fn unlike(&self, found: &FileMetaData) -> Option<String> {
+        let (rows, expected) = (found.num_rows(), self.expected?);
+        if i64::try_from(expected).ok() != Some(rows) {
+            return Some(format!("has {rows} rows, and the ledger says {expected}"));
+        }
+        let columns = found.schema_descr().root_schema().get_fields();
+        self.columns.fields().iter().filter(|_| rows > 0).find_map(|wanted| {
+            let (name, data_type) = (wanted.name(), wanted.data_type());
+            match columns.iter().find(|column| column.name() == name) {
+                None if !wanted.is_nullable() => Some(format!("has no column '{name}', which takes no nulls")),
+                Some(column) if !may_be(column, data_type) => {
+                    let kind =
+                        if column.is_group() { "rows".into() } else { format!("{:?}", column.get_physical_type()) };
+                    Some(format!("has {kind} in column '{name}', and the frame has {data_type}"))
+                }
+                _ => None,
+            }
+        })
     }
 
     /// The error with the cell's name, unless it is about the way to it.
@@ -178,6 +211,19 @@ impl CellReader {
             Error::corrupt(format!("cell {} is damaged ({text}): {REMEDY}", self.path))
         };
         ParquetError::External(Box::new(said))
+    }
+}
+
+/// Whether a column of a cell can hold values of a type, or such that widen to it.
+fn may_be(column: &ParquetType, wanted: &DataType) -> bool {
+    if column.is_group() || wanted.is_nested() {
+        return wanted.is_nested();
+    }
+    let is_bytes = wanted.is_string() || wanted.is_binary();
+    match column.get_physical_type() {
+        Type::BOOLEAN => *wanted == DataType::Boolean,
+        Type::BYTE_ARRAY | Type::FIXED_LEN_BYTE_ARRAY => is_bytes || wanted.is_decimal(),
+        _ => !is_bytes && *wanted != DataType::Boolean,
     }
 }
 

@@ -7,11 +7,15 @@ use datafusion::execution::TaskContext;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion_proto::physical_plan::{PhysicalExtensionCodec, PhysicalProtoConverterExtension};
 
+use super::compact::CompactExec;
 use super::pieces::PiecesExec;
 use super::shared_scan::SharedScanExec;
 use crate::Error;
 
-/// A shared scan travels as its number, pieces as nothing; what is below them travels as any other step.
+/// How compact rows travel.
+const COMPACT: &[u8] = b"c";
+
+/// A shared scan travels as its number, pieces as nothing, compact rows as a letter; what is below them travels as any other step.
 #[derive(Debug)]
 pub struct StepCodec;
 
@@ -27,6 +31,7 @@ impl PhysicalExtensionCodec for StepCodec {
         match (number, inputs) {
             (Ok(number), [scan]) => Ok(Arc::new(SharedScanExec::arrived(number, Arc::clone(scan)))),
             (Err(_), [input]) if bytes.is_empty() => Ok(Arc::new(PiecesExec::new(Arc::clone(input)))),
+            (Err(_), [input]) if bytes == COMPACT => Ok(Arc::new(CompactExec::new(Arc::clone(input)))),
             _ => Err(Error::corrupt("a task's plan has a step that this version does not know").into()),
         }
     }
@@ -39,6 +44,8 @@ impl PhysicalExtensionCodec for StepCodec {
     ) -> Result<(), DataFusionError> {
         if let Some(shared) = node.downcast_ref::<SharedScanExec>() {
             bytes.extend(shared.number().to_le_bytes());
+        } else if node.is::<CompactExec>() {
+            bytes.extend(COMPACT);
         } else if !node.is::<PiecesExec>() {
             return Err(
                 Error::unsupported(format!("{} cannot be sent to another bee: use one bee", node.name())).into()

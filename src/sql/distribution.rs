@@ -102,7 +102,7 @@ pub fn node_of(url: &Url) -> Option<NodeId> {
 }
 
 /// Counts the changes of [`StepCodec`], and of what a plan means: deleted rows travel as values of a column.
-const PLAN_FORMAT: u32 = 3;
+const PLAN_FORMAT: u32 = 4;
 
 /// A fingerprint of what nodes must agree on to share a query: the plan's encoding, and where hashes send rows.
 ///

@@ -8,6 +8,8 @@ use crate::{Error, ErrorKind};
 /// What datafusion-distributed says of a join that begins its input anew, because its other one did not fit.
 const BEGUN_ANEW: &str = "WorkerConnections stream for partition";
 
+/// What the folders are called that queries spill into.
+const SCRATCH: &str = "apiary-scratch-";
 /// What DataFusion says, as an internal error, of functions that are called with what they do not take.
 const BAD_CALL: &str = "Function '";
 /// What it says of functions that there are not.
@@ -44,7 +46,10 @@ impl From<Error> for DataFusionError {
 }
 
 fn classify(error: &DataFusionError) -> Option<Error> {
-    let simple = |kind| Some(Error::new(kind, message_of(error)));
+    let simple = |kind| {
+        let text = message_of(error);
+        Some(reworded(&text).unwrap_or_else(|| Error::new(kind, text)))
+    };
     match error {
         DataFusionError::Context(_, inner) | DataFusionError::Diagnostic(_, inner) => classify(inner),
         DataFusionError::Internal(text) if text.contains(BAD_CALL) => Some(Error::invalid(bare(text))),
@@ -54,6 +59,9 @@ fn classify(error: &DataFusionError) -> Option<Error> {
         DataFusionError::ArrowError(inner, _) => Some(from_arrow(inner)),
         DataFusionError::ParquetError(inner) => Some(from_parquet(inner, error)),
         DataFusionError::ObjectStore(inner) => Some(store_error(inner)),
+        DataFusionError::IoError(io) if io.to_string().contains(SCRATCH) => {
+            Some(Error::storage(format!("the scratch folder cannot be used ({io}): make it anew, and start again")))
+        }
         DataFusionError::IoError(io) => Some(Error::new(io_kind(io), io.to_string())),
         DataFusionError::ResourcesExhausted(text) => Some(exhausted(text)),
         DataFusionError::SQL(parser, _) => {
@@ -66,7 +74,10 @@ fn classify(error: &DataFusionError) -> Option<Error> {
         | DataFusionError::Configuration(_)
         | DataFusionError::SchemaError(..)
         | DataFusionError::Execution(_) => simple(ErrorKind::InvalidInput),
-        DataFusionError::NotImplemented(text) => Some(Error::unsupported(without_tree(&bare(text)))),
+        DataFusionError::NotImplemented(text) => {
+            let text = bare(text);
+            Some(reworded(&text).unwrap_or_else(|| Error::unsupported(without_tree(&text))))
+        }
         DataFusionError::Internal(text) if text.contains("Regular expression did not compile") => {
             Some(Error::invalid("the regular expression does not compile, or is too large: write a simpler one"))
         }
@@ -76,6 +87,43 @@ fn classify(error: &DataFusionError) -> Option<Error> {
         )),
         _ => None,
     }
+}
+
+/// A sentence of what DataFusion named.
+type Said = fn(&str) -> String;
+
+/// What DataFusion says between two texts, the first of them at the beginning, and what is said here of that.
+const REWORDED: [(&str, &str, Said); 7] = [
+    ("Placeholder '", "' was not provided a value for execution", no_value),
+    ("No value found for placeholder with id ", "", no_value),
+    ("No value found for placeholder with name ", "", no_value),
+    ("Error decoding expr as protobuf: failed to decode Protobuf message", "recursion limit reached", |_| {
+        "the query's plan has too many steps one within the other: write a part of it into a frame (CREATE FRAME … AS \
+         SELECT …) and go on from there"
+            .into()
+    }),
+    ("could not find config namespace for key \"", "\"", |key| {
+        format!("there is no setting {key}: SHOW ALL lists those that there are")
+    }),
+    ("Unsupported SQL type (precision/scale not supported) ", "", |name| {
+        format!("{name} is no type: use DECIMAL(p, s), or it without digits")
+    }),
+    ("Unsupported SQL type ", "", |name| {
+        format!("there is no type {name}: use INT, BIGINT, DOUBLE, DECIMAL(p, s), TEXT, BOOLEAN, DATE, TIMESTAMP, …")
+    }),
+];
+
+fn no_value(placeholder: &str) -> String {
+    format!("{placeholder} has no value: give it one in params")
+}
+
+fn reworded(text: &str) -> Option<Error> {
+    let said = |(begin, end, said): &(&str, &str, Said)| {
+        let rest = text.strip_prefix(begin)?;
+        let what = if end.is_empty() { rest } else { rest.split_once(end)?.0 };
+        Some(said(what))
+    };
+    REWORDED.iter().find_map(said).map(Error::invalid)
 }
 
 fn bad_pattern(error: &DataFusionError) -> Option<Error> {
@@ -145,7 +193,7 @@ fn from_arrow(error: &arrow::error::ArrowError) -> Error {
             from_external(inner.as_ref()).unwrap_or_else(|| Error::new(ErrorKind::InvalidInput, inner.to_string()))
         }
         ArrowError::MemoryError(text) => exhausted(text),
-        ArrowError::IoError(text, _) if text.contains(SPILLED_TOO_MUCH) => exhausted(text),
+        ArrowError::IoError(text, _) if text.contains(SPILLED_TOO_MUCH) || text.contains(WORN_OUT) => exhausted(text),
         ArrowError::ParquetError(text) => Error::corrupt(format!(
             "a Parquet file is damaged ({}): VERIFY names the cell, if a frame has it",
             bare(text)
@@ -175,6 +223,10 @@ fn io_kind(io: &std::io::Error) -> ErrorKind {
     }
 }
 
+/// What an operator is told that may not spill at all.
+const NO_SPILLS: &str = "DiskManager is disabled";
+/// What one is told that may not spill any more today.
+pub(crate) const WORN_OUT: &str = "disk_writes_per_day is used up";
 /// What an operator is told that may not spill more.
 const SPILLED_TOO_MUCH: &str = "disk space during the spilling process has exceeded";
 
@@ -182,6 +234,11 @@ fn exhausted(text: &str) -> Error {
     if text.contains(SPILLED_TOO_MUCH) {
         let advice =
             "what it spills is more than scratch_limit allows each bee: set it higher, or ask for less at a time";
+        return Error::new(ErrorKind::MemoryExceeded, advice);
+    }
+    if text.contains(NO_SPILLS) || text.contains(WORN_OUT) {
+        let advice = "a query needs more memory than its bee has, and may not spill (spill is none, or disk_writes_per_day is used \
+                      up): give the colony more memory, use fewer bees, or ask for less at a time";
         return Error::new(ErrorKind::MemoryExceeded, advice);
     }
     // The list of consumers is for developers; the line that says what was wanted and what was left is for everybody.

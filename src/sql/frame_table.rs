@@ -3,6 +3,7 @@
 //! A scan names the cells that the filters may match, with their row counts, bounds and null counts from the ledger, so
 //! that planning opens no cell: joins are ordered, `count(*)` is answered and limits are cut from the ledger alone.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::{Arc, Mutex};
 
@@ -47,6 +48,8 @@ pub(crate) struct FrameTable {
     parts: Vec<String>,
     /// The cells that are there for it, in order; all when it is `None`.
     only: Option<Arc<Vec<usize>>>,
+    /// How many are not because a session said so.
+    left_out: usize,
     notes: Arc<ScanNotes>,
 }
 
@@ -61,6 +64,8 @@ pub struct ScanNote {
     pub cells: usize,
     /// Cells that are read.
     pub read: usize,
+    /// Cells that `leave_out_cells` keeps out.
+    pub left_out: usize,
     /// Bytes of the cells that are read, whole.
     pub bytes: u64,
     /// The filters that were checked against the ledger's statistics.
@@ -83,6 +88,11 @@ impl ScanNotes {
         lock(&self.0).clone()
     }
 
+    /// Forgets them: the query is planned again.
+    pub(crate) fn clear(&self) {
+        lock(&self.0).clear();
+    }
+
     fn add(&self, note: ScanNote) {
         lock(&self.0).push(note);
     }
@@ -96,6 +106,9 @@ impl fmt::Display for ScanNotes {
                 "{} version {}: {} of {} cells read, {} bytes",
                 note.frame, note.version, note.read, note.cells, note.bytes
             )?;
+            if note.left_out > 0 {
+                write!(f, "; {} left out by leave_out_cells", note.left_out)?;
+            }
             match &note.filter {
                 Some(filter) => {
                     writeln!(f, "; {} pruned by the ledger's statistics for {filter}", note.cells - note.read)?
@@ -110,7 +123,18 @@ impl fmt::Display for ScanNotes {
 impl FrameTable {
     pub(crate) fn new(state: Arc<FrameState>, cells: Arc<Cells>, notes: Arc<ScanNotes>) -> Self {
         let (schema, parts) = (view_schema(&state.schema), state.partition_by.clone());
-        Self { state, cells, schema, parts, only: None, notes }
+        Self { state, cells, schema, parts, only: None, left_out: 0, notes }
+    }
+
+    /// Without the cells whose files have these names.
+    pub(crate) fn without(mut self, names: &BTreeSet<String>) -> Self {
+        let is_kept = |index: &usize| !self.cells.path(*index).filename().is_some_and(|name| names.contains(name));
+        if !names.is_empty() {
+            let kept: Vec<usize> = (0..self.cells.len()).filter(is_kept).collect();
+            self.left_out = self.cells.len() - kept.len();
+            self.only = Some(Arc::new(kept));
+        }
+        self
     }
 
     /// Only these cells, with one more column, `name`, that says which of the version's cells a row is in.
@@ -320,8 +344,9 @@ impl FrameTable {
         self.notes.add(ScanNote {
             frame: self.state.frame.to_string(),
             version: self.state.version(),
-            cells: self.cells.len(),
+            cells: self.cells.len() - self.left_out,
             read: chosen.len(),
+            left_out: self.left_out,
             bytes: chosen.iter().map(|index| self.cells.bytes(*index)).sum(),
             filter: predicate.map(ToString::to_string),
         });
@@ -373,7 +398,7 @@ impl TableProvider for FrameTable {
         let mut statistics = Statistics::try_merge_iter(statistics, table_schema.table_schema())?;
         statistics.total_byte_size = self.bytes_of(&wanted, &statistics.num_rows);
         let url = ObjectStoreUrl::parse(ROOT_URL)?;
-        let reader = CellReaderFactory::new(state.runtime_env())?;
+        let reader = CellReaderFactory::new(state.runtime_env(), table_schema.file_schema())?;
         let source = ParquetSource::new(table_schema)
             .with_table_parquet_options(state.table_options().parquet.clone())
             .with_parquet_file_reader_factory(reader);

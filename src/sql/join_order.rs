@@ -15,7 +15,7 @@ use datafusion::logical_expr::utils::{conjunction, split_conjunction_owned};
 use datafusion::logical_expr::{Expr, Filter, Join, LogicalPlan, Projection};
 use datafusion::optimizer::{OptimizerConfig, OptimizerRule};
 
-use super::cardinality::{found, rows, shared_domain};
+use super::cardinality::Cardinality;
 use super::group_reduction::lasts;
 
 /// Most inputs of which all orders are looked at; `3^n` steps.
@@ -109,6 +109,7 @@ struct Cluster {
     filters: Vec<(Set, Expr)>,
     /// Pairs of inputs that have equal expressions, and by what the product of their rows is divided when they are joined.
     divisors: Vec<(Set, f64)>,
+    known: Cardinality,
 }
 
 /// An order of joins.
@@ -178,7 +179,7 @@ impl Cluster {
         if self.inputs.len() == MAX_INPUTS {
             return None;
         }
-        self.inputs.push(Input { plan: Arc::new(plan.clone()), test, rows: rows(plan)? });
+        self.inputs.push(Input { plan: Arc::new(plan.clone()), test, rows: self.known.rows(plan)? });
         Some(Order::Input(self.inputs.len() - 1))
     }
 
@@ -201,7 +202,7 @@ impl Cluster {
         }
         for ((l, r), pairs) in pairs {
             let pairs = pairs.iter().map(|(l, r)| (l, r));
-            let divisor = shared_domain(&self.inputs[l].plan, &self.inputs[r].plan, pairs)?;
+            let divisor = self.known.shared_domain(&self.inputs[l].plan, &self.inputs[r].plan, pairs)?;
             self.divisors.push((1 << l | 1 << r, divisor));
         }
         for condition in conditions.others {
@@ -227,7 +228,7 @@ impl Cluster {
                     _ => return None,
                 }
             }
-            let (needs, found) = (self.set_of(columns)?, found(&join.left, join)?);
+            let (needs, found) = (self.set_of(columns)?, self.known.found(&join.left, join)?);
             let keeps = if join.join_type == JoinType::LeftSemi { found } else { (1.0 - found).max(LEFT_OVER) };
             self.inputs[index].test.as_mut().map(|test| (test.needs, test.keeps) = (needs, keeps))?;
         }

@@ -13,6 +13,7 @@
 //! | `alter` | ALTER FRAME |
 //! | `row_check` | the conditions of a frame, over rows that are written |
 //! | `row_change` | DELETE, UPDATE and MERGE as queries |
+//! | `layout`, `z_order` | how OPTIMIZE lays rows; the order along a Z-curve |
 //! | `frame_table` | one version of a frame as a DataFusion table |
 //! | `ripening` | a frame with rows that are not committed yet |
 //! | `cell_reader` | how a scan opens a cell |
@@ -20,6 +21,7 @@
 //! | `pruning` | which cells a filter can leave out |
 //! | `files`, `csv_sample`, `copy` | a file or a glob of files as a table; COPY |
 //! | `distribution` | how a plan is split over bees |
+//! | `open_quotes` | CSV files in which a quote is never closed |
 //! | `shared_scan` | a scan that the bees of one colony share out while it runs |
 //! | `chains` | how long chains of operators may be |
 //! | `limits` | how large a statement may be |
@@ -27,6 +29,7 @@
 //! | `nulls` | where the engine loses track of nulls |
 //! | `one_value` | queries that stand for one value |
 //! | `join_order`, `cardinality`, `selectivity` | the order of joins, by how many rows are expected |
+//! | `filter_names` | filters that sink where columns have the same name |
 //! | `group_reduction` | aggregates of which a join wants a few groups |
 //! | `same_names` | columns that would have the same name |
 //! | `spelling` | what the parser takes otherwise than it is meant |
@@ -34,6 +37,7 @@
 //! | `bounded` | functions that must not grow without end |
 //! | `codec` | how our own steps of a plan travel |
 //! | `pieces` | a join's input in small pieces |
+//! | `compact` | sorted rows that hold on to no more memory than they need |
 //! | `stop_points` | where a plan lets go of its thread |
 //! | `world`, `system_table` | the tables of the box `system` |
 //! | `verify` | whether what the ledger says of cells is so |
@@ -48,18 +52,22 @@ pub mod cell_reader;
 mod chains;
 mod changes;
 pub mod codec;
+mod compact;
 mod copy;
 mod csv_sample;
 mod deleted;
 pub mod distribution;
 mod error;
 mod files;
+mod filter_names;
 mod frame_table;
 mod group_reduction;
 mod join_order;
+mod layout;
 mod limits;
 mod nulls;
 pub mod one_value;
+mod open_quotes;
 mod physical_query;
 mod pieces;
 mod planner;
@@ -81,12 +89,15 @@ mod system_table;
 mod time_travel;
 mod verify;
 mod world;
+pub mod z_order;
 
 pub use answer::{Facts, altered, changed, verified, written};
 pub use catalog::Target;
 pub use copy::Output;
 pub use distribution::Split;
+pub(crate) use error::WORN_OUT;
 pub use frame_table::{ScanNote, ScanNotes};
+pub use layout::Layout;
 pub use physical_query::PhysicalQuery;
 pub use planner::{Ask, Params, Planned, Planner, Spread};
 pub use ripening::Ripening;

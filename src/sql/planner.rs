@@ -20,25 +20,30 @@ use datafusion::logical_expr::{
     CreateMemoryTable, DdlStatement, DmlStatement, Explain, LogicalPlan, LogicalPlanBuilder, ScalarUDF,
     Statement as PlanStatement, WriteOp,
 };
+use datafusion::optimizer::OptimizerRule;
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
-use datafusion::physical_plan::displayable;
+use datafusion::physical_plan::{ExecutionPlan, displayable};
 use datafusion::sql::parser::Statement as DfStatement;
 use datafusion::sql::sqlparser::ast::Statement as Ast;
-use datafusion_distributed::{DistributedExec, DistributedExt, display_plan_ascii};
+use datafusion_distributed::{DistributedExec, DistributedExt, NetworkBoundaryExt, display_plan_ascii};
 
 use super::alter::{columns_of, refuse_unkept_options, require_column, require_unchecked, type_of};
 use super::answer;
 use super::catalog::{Target, catalogs, frame_behind, frame_of, frame_table};
+use super::compact::CompactSorts;
 use super::copy::{Output, aim, sink};
 use super::distribution::{Split, SwarmBees, apply_options, distributed, session_config};
 use super::files::rows_for;
+use super::filter_names::WhereNamesDiffer;
 use super::frame_table::ScanNotes;
 use super::group_reduction::GroupReduction;
 use super::join_order::JoinOrder;
+use super::layout::Layout;
 use super::limits::{check_statement, survey};
 use super::nulls::with_nulls;
 use super::one_value::{one_value, with_one_value};
+use super::open_quotes::OpenQuotes;
 use super::physical_query::PhysicalQuery;
 use super::refused;
 use super::rewrites::AsSql;
@@ -54,6 +59,9 @@ use super::world::World;
 use crate::storage::vacuum::RETENTION;
 use crate::storage::{Alteration, AsOf, BoxName, FrameRef, FrameState, HiveName, Meadow, WriteMode};
 use crate::{Error, Result};
+
+/// Most steps of a stage, one below the other.
+const MAX_STEPS: usize = 40;
 
 /// Values for `$1` or `$name` in a query.
 #[derive(Debug, Clone, Default)]
@@ -159,8 +167,8 @@ pub enum Planned {
     Optimize {
         /// The frame.
         frame: FrameRef,
-        /// Columns that the rows are sorted by; when there are none, only small cells are written anew.
-        cluster_by: Vec<String>,
+        /// The order that they get.
+        layout: Layout,
     },
 }
 
@@ -241,8 +249,8 @@ impl Planner {
                 }
                 None => self.plan_query(*statement, ask).await,
             },
-            Statement::Optimize { name, cluster_by } => {
-                Ok(Planned::Optimize { frame: frame_name(&name, ask.session)?, cluster_by })
+            Statement::Optimize { name, layout } => {
+                Ok(Planned::Optimize { frame: frame_name(&name, ask.session)?, layout })
             }
             Statement::Verify { name } => Ok(Planned::Verify { frame: frame_name(&name, ask.session)? }),
             Statement::CopyFrom { name, path, options } => {
@@ -268,7 +276,8 @@ impl Planner {
         ask: &Ask<'_>,
     ) -> Result<PhysicalQuery> {
         let draft = Draft { state: self.state(ask)?, notes: Arc::default(), spread: Spread::Colony };
-        let table = frame_table(&self.meadow, frame, as_of, &draft.notes, self.world.as_ref()).await?;
+        let (notes, left_out) = (&draft.notes, ask.session.left_out());
+        let table = frame_table(&self.meadow, frame, as_of, notes, self.world.as_ref(), &left_out).await?;
         let projection = columns.map(|names| projection(&table, frame, names)).transpose()?;
         let name = TableReference::full(frame.hive.as_str(), frame.box_.as_str(), frame.frame.as_str());
         let scan = LogicalPlanBuilder::scan(name, provider_as_source(table), projection)?.build()?;
@@ -603,7 +612,14 @@ struct Draft {
 
 impl Draft {
     async fn physical(&self, plan: &LogicalPlan, analyze: bool) -> Result<PhysicalQuery> {
-        let plan = self.state.create_physical_plan(plan).await?;
+        let plan = match self.state.create_physical_plan(plan).await {
+            Ok(plan) if is_shallow(&plan) => plan,
+            // What is too much for the engine with its joins in another order may not be in the query's own.
+            _ => {
+                self.notes.clear();
+                in_own_order(&self.state).create_physical_plan(plan).await?
+            }
+        };
         let (context, notes) = (self.state.task_ctx(), Arc::clone(&self.notes));
         Ok(PhysicalQuery { plan, context, notes, analyze, spread: self.spread.clone() })
     }
@@ -666,12 +682,33 @@ impl Draft {
     }
 }
 
+/// A session that leaves joins as they are written.
+fn in_own_order(state: &SessionState) -> SessionState {
+    let rules = state.optimizers().iter().filter(|rule| rule.name() != JoinOrder.name()).cloned();
+    SessionStateBuilder::new_from_existing(state.clone()).with_optimizer_rules(rules.collect()).build()
+}
+
+/// Whether every stage of a plan can be read again by the bee that gets it: an encoded message has at most a hundred within
+/// each other, of which a step takes two, and its expressions the rest.
+fn is_shallow(plan: &Arc<dyn ExecutionPlan>) -> bool {
+    fn goes_on(plan: &Arc<dyn ExecutionPlan>, steps: usize) -> bool {
+        let steps = if plan.as_network_boundary().is_some() { 0 } else { steps + 1 };
+        steps <= MAX_STEPS && plan.children().into_iter().all(|child| goes_on(child, steps))
+    }
+    goes_on(plan, 0)
+}
+
 /// The engine's rules between those of ours.
 fn physical_rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
-    let mut rules = PhysicalOptimizer::new().rules;
+    let sinks = |rule: &Arc<dyn PhysicalOptimizerRule + Send + Sync>| rule.name().starts_with("FilterPushdown");
+    let rules = PhysicalOptimizer::new().rules.into_iter();
+    let rules = rules.map(|rule| if sinks(&rule) { Arc::new(WhereNamesDiffer(rule)) as _ } else { rule });
+    let mut rules: Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> = rules.collect();
     // The sides of joins are chosen by it.
     rules.insert(0, Arc::new(FilterEstimates));
     rules.push(Arc::new(StopPoints));
+    rules.push(Arc::new(OpenQuotes));
+    rules.push(Arc::new(CompactSorts));
     rules
 }
 

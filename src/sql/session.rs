@@ -1,9 +1,9 @@
 //! What one user has set: the current hive and box, and options.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use serde::{Deserialize, Serialize};
 
@@ -99,6 +99,7 @@ struct State {
     distribute: Option<Distribute>,
     backpressure: Option<Backpressure>,
     limits: Limits,
+    left_out: Arc<BTreeSet<String>>,
 }
 
 impl SqlSession {
@@ -114,6 +115,7 @@ impl SqlSession {
             distribute: None,
             backpressure: None,
             limits: Limits::default(),
+            left_out: Arc::default(),
         };
         Ok(Self { state: Mutex::new(state) })
     }
@@ -169,6 +171,11 @@ impl SqlSession {
         self.with(|s| s.limits)
     }
 
+    /// File names of the cells that `SET leave_out_cells` keeps out of what is read.
+    pub fn left_out(&self) -> Arc<BTreeSet<String>> {
+        self.with(|s| Arc::clone(&s.left_out))
+    }
+
     /// All that `SET` said: names and values.
     pub fn settings(&self) -> Vec<(String, String)> {
         let state = self.with(|s| s.clone());
@@ -178,6 +185,7 @@ impl SqlSession {
             ("backpressure", state.backpressure.map(|b| b.to_string())),
             ("max_requests", limit(state.limits.requests)),
             ("max_bytes", limit(state.limits.bytes)),
+            ("leave_out_cells", (!state.left_out.is_empty()).then(|| joined(&state.left_out))),
             ("hive", Some(state.hive.to_string())),
             ("box", Some(state.box_.to_string())),
         ];
@@ -207,6 +215,10 @@ impl SqlSession {
                 let limit = limit(key, value, |v| parse_size(v).ok())?;
                 self.with(|s| s.limits.bytes = limit);
             }
+            "leave_out_cells" => {
+                let left_out = Arc::new(cell_names(value)?);
+                self.with(|s| s.left_out = left_out);
+            }
             _ => return Ok(false),
         }
         Ok(true)
@@ -215,6 +227,23 @@ impl SqlSession {
     fn with<T>(&self, f: impl FnOnce(&mut State) -> T) -> T {
         f(&mut lock(&self.state))
     }
+}
+
+fn joined(names: &BTreeSet<String>) -> String {
+    names.iter().map(String::as_str).collect::<Vec<_>>().join(", ")
+}
+
+/// The file names of cells, of which each may have its path before it.
+fn cell_names(value: &str) -> Result<BTreeSet<String>> {
+    if value.eq_ignore_ascii_case("none") {
+        return Ok(BTreeSet::new());
+    }
+    let name = |path: &str| {
+        let name = path.trim().rsplit('/').next().filter(|name| name.ends_with(".parquet"));
+        let wanted = "use the cells' paths, as VERIFY names them, with commas between them, or none";
+        name.map(str::to_string).ok_or_else(|| Error::invalid(format!("leave_out_cells cannot be {value:?}: {wanted}")))
+    };
+    value.split(',').map(name).collect()
 }
 
 fn limit(key: &str, value: &str, parse: impl Fn(&str) -> Option<u64>) -> Result<Option<u64>> {

@@ -82,7 +82,11 @@ impl ShareScans {
         let partitions = plan.output_partitioning().partition_count();
         let files: Vec<&PartitionedFile> = scan.file_groups.iter().flat_map(FileGroup::iter).collect();
         let mut all = scan.clone();
-        all.file_groups = vec![FileGroup::new(pieces(&files, tasks * partitions))];
+        // A CSV file is not cut where a line ends: that may be within quotes.
+        all.file_groups = vec![FileGroup::new(match scan.file_source.supports_repartitioning() {
+            true => pieces(&files, tasks * partitions),
+            false => files.into_iter().cloned().collect(),
+        })];
         // None where files belong to partitions or have an order.
         let queue = all.create_sibling_state(&ConfigOptions::default())?;
         let mut none = scan.clone();

@@ -16,6 +16,7 @@ use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer};
 use super::alter::alter;
 use super::chains::check_chains;
 use super::copy::copy_from;
+use super::layout::Layout;
 use super::same_names::tell_apart;
 use super::spelling::put_right;
 use super::time_travel::{moment, name_versions, take_versions};
@@ -71,7 +72,7 @@ pub(crate) enum Statement {
     },
     Optimize {
         name: Vec<String>,
-        cluster_by: Vec<String>,
+        layout: Layout,
     },
     /// Rows of files into a frame.
     CopyFrom {
@@ -279,15 +280,30 @@ fn restore(parser: &mut Parser<'_>, kind: Option<Kind>) -> Result<Statement> {
 fn optimize(parser: &mut Parser<'_>, kind: Option<Kind>) -> Result<Statement, ParserError> {
     skip(parser, if kind == Some(Kind::Frame) { 2 } else { 1 });
     let name = names(parser.parse_object_name(false)?);
-    let mut cluster_by = Vec::new();
-    if take_words(parser, &["CLUSTER", "BY"]) {
-        parser.expect_token(&Token::LParen)?;
-        let columns = parser.parse_comma_separated(|parser| parser.parse_object_name(false))?;
-        cluster_by = columns.into_iter().map(|column| names(column).join(".")).collect();
-        parser.expect_token(&Token::RParen)?;
+    let layout = match layout_word(parser) {
+        Some(layout) => layout(columns_in_parentheses(parser)?),
+        None => Layout::Any,
+    };
+    if layout_word(parser).is_some() {
+        return Err(ParserError::ParserError("OPTIMIZE takes one of CLUSTER BY and ZORDER BY, once".into()));
     }
     end(parser)?;
-    Ok(Statement::Optimize { name, cluster_by })
+    Ok(Statement::Optimize { name, layout })
+}
+
+/// What the next words say of the columns behind them.
+fn layout_word(parser: &mut Parser<'_>) -> Option<fn(Vec<String>) -> Layout> {
+    match take_words(parser, &["CLUSTER", "BY"]) {
+        true => Some(Layout::Sorted),
+        false => take_words(parser, &["ZORDER", "BY"]).then_some(Layout::ZOrdered),
+    }
+}
+
+fn columns_in_parentheses(parser: &mut Parser<'_>) -> Result<Vec<String>, ParserError> {
+    parser.expect_token(&Token::LParen)?;
+    let columns = parser.parse_comma_separated(|parser| parser.parse_object_name(false))?;
+    parser.expect_token(&Token::RParen)?;
+    Ok(columns.into_iter().map(|column| names(column).join(".")).collect())
 }
 
 fn vacuum(parser: &mut Parser<'_>, kind: Option<Kind>) -> Result<Statement, ParserError> {
@@ -506,15 +522,29 @@ mod tests {
 
     #[test]
     fn upkeep_parses() {
-        for sql in ["OPTIMIZE b.f CLUSTER BY (x, Y)", "optimize frame b.F cluster by (X, y);"] {
-            let Statement::Optimize { name, cluster_by } = parse(sql).unwrap() else { unreachable!("{sql}") };
-            assert_eq!((name.join("."), cluster_by.join(",")), ("b.f".into(), "x,y".into()), "{sql}");
+        let columns = || vec!["x".to_string(), "y".to_string()];
+        for (sql, wanted) in [
+            ("OPTIMIZE b.f", Layout::Any),
+            ("OPTIMIZE b.f CLUSTER BY (x, Y)", Layout::Sorted(columns())),
+            ("optimize frame b.F cluster by (X, y);", Layout::Sorted(columns())),
+            ("OPTIMIZE b.f ZORDER BY (x, Y)", Layout::ZOrdered(columns())),
+            ("optimize table b.F zorder by (X, y);", Layout::ZOrdered(columns())),
+        ] {
+            let Statement::Optimize { name, layout } = parse(sql).unwrap() else { unreachable!("{sql}") };
+            assert_eq!((name.join("."), layout), ("b.f".into(), wanted), "{sql}");
         }
         let Statement::Vacuum { retain, dry_run, .. } = parse("VACUUM f RETAIN 2 DAYS DRY RUN").unwrap() else {
             unreachable!("a vacuum")
         };
         assert_eq!((retain, dry_run), (Some(Duration::from_secs(2 * 86_400)), true));
-        for sql in ["OPTIMIZE", "OPTIMIZE f CLUSTER BY x", "VACUUM f RETAIN 3", "VACUUM f RETAIN 3 MILES"] {
+        for sql in [
+            "OPTIMIZE",
+            "OPTIMIZE f CLUSTER BY x",
+            "OPTIMIZE f ZORDER BY ()",
+            "OPTIMIZE f CLUSTER BY (x) ZORDER BY (y)",
+            "VACUUM f RETAIN 3",
+            "VACUUM f RETAIN 3 MILES",
+        ] {
             assert!(parse(sql).is_err(), "{sql}");
         }
     }

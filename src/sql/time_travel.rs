@@ -129,6 +129,9 @@ pub(super) fn moment(kind: &Token, value: Option<&Token>) -> Result<Option<AsOf>
             Ok(Some(AsOf::Timestamp(moment.timestamp_millis())))
         }
         (false, _) => Err(Error::invalid("TIMESTAMP AS OF wants a text, like TIMESTAMP AS OF '2026-01-31 12:00:00'")),
+        (true, Some(Token::SingleQuotedString(_) | Token::Minus)) => {
+            Err(Error::invalid("VERSION AS OF wants the number of a version, like VERSION AS OF 3"))
+        }
         (true, _) => Ok(None),
     }
 }

@@ -20,6 +20,7 @@ use super::ledger::Ledger;
 use super::log_entry::{LogEntry, check_table};
 use super::names::FrameRef;
 use super::schema::check_column_name;
+use super::stats_columns::{STATS_COLUMNS, renamed};
 use crate::{Error, Result};
 
 /// What the settings that are conditions begin with; their names follow.
@@ -248,6 +249,7 @@ impl Table {
         if let Some(partitions) = self.metadata["partitionColumns"].as_array_mut() {
             partitions.iter_mut().filter(|name| name.as_str() == Some(&from)).for_each(|name| *name = json!(to));
         }
+        self.rename_stats(&from, Some(to));
         Ok(true)
     }
 
@@ -265,7 +267,15 @@ impl Table {
         }
         self.map_columns();
         self.fields.remove(at);
+        self.rename_stats(&name, None);
         Ok(true)
+    }
+
+    /// The columns that have statistics, after one of them has another name or is gone.
+    fn rename_stats(&mut self, from: &str, to: Option<&str>) {
+        if let Some(value) = self.setting(STATS_COLUMNS).and_then(|value| renamed(value, from, to)) {
+            self.set(STATS_COLUMNS, value);
+        }
     }
 
     fn set_nullable(&mut self, name: &str, nullable: bool) -> Result<bool> {

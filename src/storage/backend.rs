@@ -137,6 +137,9 @@ impl LocalBackend {
     /// [`crate::ErrorKind::PermissionDenied`] or [`crate::ErrorKind::Storage`] when the folder cannot be made or is a file.
     pub fn open(root: impl Into<std::path::PathBuf>) -> Result<Self> {
         let root = root.into();
+        if root.is_file() {
+            return Err(Error::storage(format!("{} is a file: give a folder as storage", root.display())));
+        }
         std::fs::create_dir_all(&root)
             .map_err(|e| Error::from(e).context(format!("cannot make the storage folder {}", root.display())))?;
         let root = root.canonicalize()?;
@@ -161,19 +164,27 @@ impl StorageBackend for LocalBackend {
 
     /// Folders too: object stores have none, so the general way would leave empty ones.
     async fn delete_below(&self, prefix: &Path) -> Result<()> {
-        let folder = self.root.join(prefix.as_ref());
+        let (root, folder) = (self.root.clone(), self.root.join(prefix.as_ref()));
         let remove = move || {
-            for _ in 0..REMOVE_TRIES {
-                match std::fs::remove_dir_all(&folder) {
-                    Err(e) if e.kind() == std::io::ErrorKind::DirectoryNotEmpty => {}
-                    Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-                    other => return other,
-                }
-            }
-            std::fs::remove_dir_all(&folder)
+            remove_whole(&folder)?;
+            let above = folder.ancestors().skip(1).take_while(|above| above.starts_with(&root) && **above != root);
+            // The first that is not empty stays, and so do those above it.
+            let _ = above.map(std::fs::remove_dir).find(std::io::Result::is_err);
+            Ok::<_, std::io::Error>(())
         };
         Ok(tokio::task::spawn_blocking(remove).await??)
     }
+}
+
+fn remove_whole(folder: &std::path::Path) -> std::io::Result<()> {
+    for _ in 0..REMOVE_TRIES {
+        match std::fs::remove_dir_all(folder) {
+            Err(e) if e.kind() == std::io::ErrorKind::DirectoryNotEmpty => {}
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            other => return other,
+        }
+    }
+    std::fs::remove_dir_all(folder)
 }
 
 /// Objects in this process's memory: for tests and doc examples; gone with the colony.
@@ -221,6 +232,9 @@ fn local(path: &str, options: &BTreeMap<String, String>) -> Result<Arc<dyn Stora
     no_options(options)?;
     if path.is_empty() {
         return Err(bad_url(path, "it is empty"));
+    }
+    if path.contains('\0') {
+        return Err(bad_url(path, "it has a NUL character"));
     }
     Ok(Arc::new(LocalBackend::open(path)?))
 }

@@ -102,6 +102,9 @@ impl CellCache {
     pub fn open(folder: PathBuf, capacity: u64) -> crate::Result<Arc<Self>> {
         let refused =
             |e: std::io::Error| Error::from(e).context(format!("cannot open the cache folder {}", folder.display()));
+        if folder.is_file() {
+            return Err(Error::storage(format!("{} is a file: give a folder as cache", folder.display())));
+        }
         std::fs::create_dir_all(&folder).map_err(refused)?;
         let lock = take_lock(&folder)?;
         drop_half_written(&folder).map_err(refused)?;

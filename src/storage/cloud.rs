@@ -14,7 +14,7 @@ use object_store::client::SpawnedReqwestConnector;
 use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
 use object_store::path::Path;
 use object_store::prefix::PrefixStore;
-use object_store::{BackoffConfig, ObjectStore, RetryConfig};
+use object_store::{BackoffConfig, ClientConfigKey, ObjectStore, RetryConfig};
 use tokio::runtime::Handle;
 use url::Url;
 
@@ -27,6 +27,9 @@ const RETRY: RetryConfig = RetryConfig {
     max_retries: 6,
     retry_timeout: Duration::from_secs(60),
 };
+
+/// What object_store says of a container without one.
+const NO_ACCOUNT: &str = "Account must be specified";
 
 /// A bucket behind the S3 API.
 #[derive(Debug)]
@@ -57,6 +60,15 @@ impl S3Backend {
         }
         if builder.get_config_value(&AmazonS3ConfigKey::Region).is_none() {
             builder = builder.with_region("us-east-1");
+        }
+        let allows_http = builder.get_config_value(&AmazonS3ConfigKey::Client(ClientConfigKey::AllowHttp));
+        if let Some(address) = builder.get_config_value(&AmazonS3ConfigKey::Endpoint)
+            && address.starts_with("http://")
+            && allows_http.is_none_or(|value| flag("allow_http", &value).is_ok_and(|allows| !allows))
+        {
+            return Err(Error::invalid(format!(
+                "{address} is http and not https: give the storage option allow_http=true"
+            )));
         }
         Remote::new(url, builder.build()?).map(Self)
     }
@@ -150,7 +162,14 @@ fn azure(url: &Url, options: &BTreeMap<String, String>, io: &Handle) -> Result<R
             _ => builder.with_config(known::<AzureConfigKey>(key)?, value),
         };
     }
-    Remote::new(url, builder.build()?)
+    let container = builder.build().map_err(|error| match error.to_string().contains(NO_ACCOUNT) {
+        true => Error::invalid(format!(
+            "{} needs an account: give the storage option account_name",
+            without_secrets(url.as_str())
+        )),
+        false => error.into(),
+    })?;
+    Remote::new(url, container)
 }
 
 /// Access keys of the shared credentials file, when neither the environment nor a role gives others.

@@ -21,8 +21,18 @@ pub(crate) fn store_error(error: &StoreError) -> Error {
 
 /// What a store's error means, and what is said of it.
 fn of_store(error: &StoreError) -> (ErrorKind, String) {
-    if let Some(said) = clock_refusal(&error.to_string()) {
+    if let Some(ours) = causes(error).find_map(|cause| cause.downcast_ref::<Error>()) {
+        return (ours.kind(), ours.message().to_string());
+    }
+    let text = error.to_string();
+    if let Some(said) = clock_refusal(&text) {
         return (ErrorKind::PermissionDenied, said);
+    }
+    if let Some(said) = no_answer(&text) {
+        return (ErrorKind::Storage, said);
+    }
+    if text.contains("<Code>NoSuchBucket</Code>") {
+        return (ErrorKind::NotFound, "there is no such bucket: make it, or check its name and the endpoint".into());
     }
     let kind = match error {
         StoreError::NotFound { .. } => ErrorKind::NotFound,
@@ -81,6 +91,9 @@ const FEATURES: [(&str, &str); 4] = [
     ),
 ];
 
+/// What the kernel says of an entry without the moment that all entries of its table have.
+const NO_MOMENT: &str = "In-Commit Timestamp not found";
+
 impl From<KernelError> for Error {
     fn from(error: KernelError) -> Self {
         if let KernelError::ObjectStore(_) = &error {
@@ -107,6 +120,13 @@ impl From<KernelError> for Error {
             KernelError::Unsupported(text) => text.clone(),
             other => other.to_string(),
         };
+        if text.contains(NO_MOMENT) {
+            return Self::corrupt(
+                "an entry of its ledger has no inCommitTimestamp, and all must have one (delta.enableInCommitTimestamps): put \
+                 the entry back from a copy",
+            )
+            .with_source(error);
+        }
         match FEATURES.iter().find(|(said, _)| text.contains(said)) {
             Some((_, feature)) => Self::unsupported(format!("the table has the feature {feature}")).with_source(error),
             None => Self::new(kind, text).with_source(error),
@@ -165,6 +185,16 @@ fn clock_refusal(text: &str) -> Option<String> {
         "the store refuses requests because this machine's clock is wrong (it shows {ours}{stores}): set it, for example \
          with `timedatectl set-ntp true`, and try again"
     ))
+}
+
+/// The sentence for a request that nobody took.
+fn no_answer(text: &str) -> Option<String> {
+    let (request, why) = text.split_once("Error performing ")?.1.split_once(" in ")?;
+    why.ends_with("HTTP error: error sending request").then_some(())?;
+    let address = url::Url::parse(request.split_once(' ')?.1).ok()?.origin().ascii_serialization();
+    let retries = why.split_once("after ").and_then(|(_, rest)| rest.split_once(" retries")?.0.parse().ok());
+    let tries = 1 + retries.unwrap_or(0u32);
+    Some(format!("nothing answers at {address} ({tries} tries): check the endpoint and the network"))
 }
 
 type Cause<'a> = &'a (dyn std::error::Error + 'static);

@@ -40,6 +40,13 @@ impl FrameState {
         check_entries(frame, &snapshot)?;
         let schema: Schema = snapshot.schema().as_ref().try_into_arrow()?;
         let table = snapshot.table_configuration();
+        let format = table.metadata().format_provider();
+        if !format.eq_ignore_ascii_case("parquet") {
+            return Err(Error::unsupported(format!(
+                "frame {frame} has its rows in files of the format {format:?}, and only Parquet can be read: write them as \
+                 Parquet with the engine that made it"
+            )));
+        }
         let partition_by = table.logical_partition_columns().to_vec();
         let checks = checks(table.metadata().configuration());
         let physical = match table.column_mapping_mode() {

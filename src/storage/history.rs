@@ -99,18 +99,19 @@ impl Commit {
     /// One that was listed: time travel goes by the listed moments, which can be finer than those of its own request.
     pub(super) async fn listed(store: &dyn ObjectStore, version: u64, object: &ObjectMeta) -> Result<Self> {
         let bytes = store.get(&object.location).await?.bytes().await?;
-        Self::parse(version, object.last_modified.timestamp_millis(), &bytes)
+        Self::parse(version, object.last_modified.timestamp_millis(), &object.location, &bytes)
     }
 
     /// The commit of one version.
     pub(super) async fn read(store: &dyn ObjectStore, frame: &FrameRef, version: u64) -> Result<Self> {
-        let found = store.get(&commit_path(frame, version)).await?;
+        let path = commit_path(frame, version);
+        let found = store.get(&path).await?;
         let modified_ms = found.meta.last_modified.timestamp_millis();
-        Self::parse(version, modified_ms, &found.bytes().await?)
+        Self::parse(version, modified_ms, &path, &found.bytes().await?)
     }
 
     /// Its moment is that of its object, as for time travel, unless the table keeps moments in its commits.
-    fn parse(version: u64, modified_ms: i64, bytes: &[u8]) -> Result<Self> {
+    fn parse(version: u64, modified_ms: i64, path: &Path, bytes: &[u8]) -> Result<Self> {
         let (mut added, mut removed, mut changes_rows, mut overwrites) = (Vec::new(), Vec::new(), false, false);
         let mut entry = HistoryEntry {
             version,
@@ -122,8 +123,9 @@ impl Commit {
             engine: String::new(),
         };
         for line in bytes.split(|b| *b == b'\n').filter(|line| !line.is_empty()) {
-            let action: serde_json::Value = serde_json::from_slice(line)
-                .map_err(|e| Error::corrupt(format!("version {version} of the ledger is not JSON: {e}")))?;
+            let action: serde_json::Value = serde_json::from_slice(line).map_err(|e| {
+                Error::corrupt(format!("version {version} of the ledger is damaged ({e}): put {path} back from a copy"))
+            })?;
             for (kind, paths) in [("add", &mut added), ("remove", &mut removed)] {
                 let Some(file) = action.get(kind) else { continue };
                 paths.extend(file.get("path").and_then(serde_json::Value::as_str).map(String::from));
@@ -204,7 +206,7 @@ mod tests {
     proptest! {
         #[test]
         fn whatever_an_entry_holds_is_read_or_refused(bytes in entry()) {
-            let parsed = Commit::parse(7, 0, &bytes);
+            let parsed = Commit::parse(7, 0, &Path::default(), &bytes);
             if let Ok(commit) = parsed {
                 prop_assert_eq!(commit.entry.cells_added, commit.added.len());
                 prop_assert_eq!(commit.entry.cells_removed, commit.removed.len());

@@ -44,6 +44,7 @@ use super::history::{self, Commit, HistoryEntry};
 use super::leafcutter::Cut;
 use super::listing::{Cells, files_to_remove, list_cells, live_paths};
 use super::names::FrameRef;
+use super::stats_columns::{STATS_COLUMNS, stats_columns};
 use crate::sync::lock;
 use crate::{Error, ErrorKind, Result};
 
@@ -341,6 +342,9 @@ impl Inner {
         if !partition_by.is_empty() {
             builder = builder.with_data_layout(DataLayout::partitioned(partition_by.to_vec()));
         }
+        if let Some(columns) = stats_columns(schema, partition_by) {
+            builder = builder.with_table_properties([(STATS_COLUMNS, columns)]);
+        }
         match builder.build(self.engine.as_ref(), self.committer())?.commit(self.engine.as_ref())? {
             CommitResult::Committed(_) => Ok(()),
             CommitResult::Conflicted(_) => Err(Error::already_exists(format!("frame {frame} has a ledger already"))),
@@ -427,6 +431,10 @@ impl Inner {
         let latest = self.latest(frame)?;
         let at = latest_version_as_of(&latest.snapshot, self.engine.as_ref(), time, HistoryCommitType::Recreatable);
         let at = at.map_err(|e| {
+            let e = Error::from(e);
+            if e.kind() == ErrorKind::Corrupt {
+                return e.context(format_args!("frame {frame}"));
+            }
             let moment = chrono::DateTime::from_timestamp_millis(time);
             let moment = moment.map_or_else(|| format!("{time} ms since 1970"), |m| m.format("%F %T UTC").to_string());
             Error::not_found(format!("frame {frame} has no version at {moment}: its history begins later"))
@@ -511,7 +519,11 @@ impl Inner {
                 transaction.remove_files(files);
             }
         }
-        match transaction.commit(self.engine.as_ref())? {
+        let damaged = |error: Error| match error.kind() {
+            ErrorKind::Corrupt => error.context(format_args!("frame {frame}")),
+            _ => error,
+        };
+        match transaction.commit(self.engine.as_ref()).map_err(|error| damaged(error.into()))? {
             CommitResult::Committed(committed) => Ok(Some(committed)),
             CommitResult::Conflicted(_) => Ok(None),
             CommitResult::Retryable(failed) => {

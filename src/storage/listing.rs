@@ -156,6 +156,7 @@ fn listed(state: &FrameState, engine: &dyn Engine) -> Result<Cells> {
     let names = batch.column_by_name("path").and_then(|c| c.as_string_opt::<i32>());
     let names = names.ok_or_else(|| Error::corrupt("it lists no paths"))?;
     let paths: Vec<_> = names.iter().map(|name| cell_path(&root, name.unwrap_or_default())).collect::<Result<_>>()?;
+    require_partitions(&batch, &paths, state)?;
     let batch = with_true_bounds(batch, &paths, &former_floats(&state.snapshot.schema()))?;
     let mut cells = Cells { paths, batch, deleted: HashMap::new() };
     let counts = cells.stats().and_then(|stats| stats.column_by_name("numRecords")?.as_primitive_opt::<Int64Type>());
@@ -166,10 +167,33 @@ fn listed(state: &FrameState, engine: &dyn Engine) -> Result<Cells> {
     Ok(cells)
 }
 
+fn is_ours(path: &Path) -> bool {
+    path.filename().is_some_and(|name| name.starts_with(CELL_PREFIX))
+}
+
+/// Refuses entries of our cells that do not say in which partition they are: a null would be read. Others may leave nulls out.
+fn require_partitions(batch: &RecordBatch, paths: &[Path], state: &FrameState) -> Result<()> {
+    let constants = batch.column_by_name("fileConstantValues").and_then(|c| c.as_struct_opt());
+    let Some(values) = constants.and_then(|c| c.column_by_name("partitionValues")?.as_map_opt()) else {
+        return Ok(());
+    };
+    for (index, path) in paths.iter().enumerate().filter(|(_, path)| is_ours(path)) {
+        let entries = values.value(index);
+        let names = entries.column(0).as_string_opt::<i32>();
+        let has = |column: &String| {
+            let wanted = state.name_in_cells(column);
+            names.is_none_or(|names| names.iter().flatten().any(|name| name == wanted))
+        };
+        if let Some(missing) = state.partition_by.iter().find(|column| !has(column)) {
+            return Err(Error::corrupt(format!("the entry of {path} has no value for partition column '{missing}'")));
+        }
+    }
+    Ok(())
+}
+
 /// The ledger's rows with bounds that nothing is beyond, and without those of the columns `unbounded`.
 fn with_true_bounds(batch: RecordBatch, paths: &[Path], unbounded: &HashSet<String>) -> Result<RecordBatch> {
-    let ours = |path: &Path| path.filename().is_some_and(|name| name.starts_with(CELL_PREFIX));
-    let others: BooleanArray = paths.iter().map(|path| Some(!ours(path))).collect();
+    let others: BooleanArray = paths.iter().map(|path| Some(!is_ours(path))).collect();
     let mut columns = batch.columns().to_vec();
     if let Some((at, _)) = batch.schema_ref().column_with_name("stats_parsed") {
         for (bounds, column) in

@@ -22,7 +22,11 @@ use object_store::{
     ObjectStoreExt, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, UploadPart,
 };
 
+use super::history::commit_version;
+
 const STORE: &str = "local folder";
+/// Tries at making a folder while others remove empty ones: to lose once takes two within microseconds.
+const FOLDER_TRIES: u32 = 100;
 
 /// See the module.
 #[derive(Debug)]
@@ -33,7 +37,9 @@ pub(crate) struct LocalStore {
 
 impl LocalStore {
     pub(crate) fn new(root: &FsPath) -> Result<Self> {
-        Ok(Self { root: root.to_path_buf(), reader: LocalFileSystem::new_with_prefix(root)? })
+        // Object stores have no folders: none is left behind when the last object in it goes.
+        let reader = LocalFileSystem::new_with_prefix(root)?.with_automatic_cleanup(true);
+        Ok(Self { root: root.to_path_buf(), reader })
     }
 
     fn file_of(&self, location: &Path) -> Result<PathBuf> {
@@ -158,6 +164,10 @@ fn list_after(root: &FsPath, prefix: &Path, offset: &Path) -> Result<Vec<ObjectM
                 continue;
             };
             if is_folder {
+                // Left out, it would be as if there were no such version.
+                if location > *offset && commit_version(&location).is_some() {
+                    return Err(generic(crate::Error::corrupt(format!("{location} is a folder and no file"))));
+                }
                 folders.push(location);
             } else if location > *offset && !is_temporary(&location) {
                 found.extend(describe(&entry, location)?);
@@ -203,11 +213,16 @@ struct Staged {
 impl Staged {
     fn open(target: &FsPath) -> Result<Self> {
         let folder = target.parent().ok_or_else(|| generic("the path has no folder"))?;
+        let mut tries = 0;
         loop {
             let temporary = temporary_name(target);
             match OpenOptions::new().write(true).create_new(true).open(&temporary) {
                 Ok(file) => return Ok(Self { file, temporary, target: target.to_path_buf() }),
-                Err(e) if e.kind() == std::io::ErrorKind::NotFound => fs::create_dir_all(folder).map_err(generic)?,
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => match fs::create_dir_all(folder) {
+                    // Somebody removed the folder above it, which was empty.
+                    Err(e) if e.kind() == std::io::ErrorKind::NotFound && tries < FOLDER_TRIES => tries += 1,
+                    made => made.map_err(generic)?,
+                },
                 Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
                 Err(e) => return Err(generic(e)),
             }

@@ -242,7 +242,7 @@ impl Meadow {
         match record {
             Some(record) => self.remove(frame, &record).await.map(|()| true),
             None if if_exists => Ok(false),
-            None => Err(Error::not_found(format!("frame {frame} does not exist: use IF EXISTS to allow that"))),
+            None => Err(missing(&format!("frame {frame}"))),
         }
     }
 
@@ -254,7 +254,7 @@ impl Meadow {
         self.require_writable()?;
         let frames = match self.registry.frames_of(hive, box_).await {
             Err(error) if error.kind() == ErrorKind::NotFound && if_exists => return Ok(false),
-            other => other?,
+            frames => frames.map_err(|error| or_missing(error, &format!("box {hive}.{box_}")))?,
         };
         if !frames.is_empty() && !cascade {
             return Err(not_empty(&format!("box {hive}.{box_}"), frames.len(), "frames"));
@@ -273,7 +273,7 @@ impl Meadow {
         self.require_writable()?;
         let boxes = match self.registry.boxes(hive).await {
             Err(error) if error.kind() == ErrorKind::NotFound && if_exists => return Ok(false),
-            other => other?,
+            boxes => boxes.map_err(|error| or_missing(error, &format!("hive {hive}")))?,
         };
         if !boxes.is_empty() && !cascade {
             return Err(not_empty(&format!("hive {hive}"), boxes.len(), "boxes"));
@@ -499,6 +499,15 @@ fn parse_record(bytes: &Bytes) -> Result<MeadowRecord> {
         )));
     }
     serde_json::from_slice(bytes).map_err(damaged)
+}
+
+fn missing(what: &str) -> Error {
+    Error::not_found(format!("{what} does not exist: use IF EXISTS to allow that"))
+}
+
+/// The error of looking for what is to be dropped.
+fn or_missing(error: Error, what: &str) -> Error {
+    if error.kind() == ErrorKind::NotFound { missing(what) } else { error }
 }
 
 fn not_empty(what: &str, count: usize, of: &str) -> Error {

@@ -11,7 +11,7 @@
 //! | `registry` | which names exist |
 //! | `schema` | types and columns: what a frame takes, what is refused |
 //! | `leafcutter` | how large cells and row groups are cut |
-//! | `cells`, `cell_stats` | Parquet files being written, and what the ledger says of them |
+//! | `cells`, `cell_stats`, `stats_columns` | Parquet files being written, and what the ledger says of which of their columns |
 //! | `frame_state` | one version of a frame: columns, settings, names within cells |
 //! | `ledger`, `change`, `history` | a frame's Delta log: snapshots, commits and what conflicts, the past |
 //! | `commit_line` | commits of one frame that wait for each other |
@@ -50,6 +50,7 @@ pub mod probe;
 pub mod registry;
 mod restore;
 pub mod schema;
+mod stats_columns;
 pub mod stream_buffer;
 pub mod swarm;
 pub mod vacuum;

@@ -14,6 +14,9 @@ use crate::{Error, Result};
 /// Longest name: object keys are capped at 1,024 bytes by S3, and three names plus a cell's path must fit.
 pub const MAX_NAME: usize = 64;
 
+/// Characters that are shown of what is longer.
+const SHOWN: usize = 16;
+
 macro_rules! name {
     ($(#[$doc:meta])* $name:ident, $what:literal) => {
         $(#[$doc])*
@@ -102,11 +105,13 @@ impl FrameRef {
     /// # Errors
     /// [`crate::ErrorKind::InvalidInput`] when it has more than three parts or a part is not a name.
     pub fn parse_in(text: &str, hive: &HiveName, box_: &BoxName) -> Result<Self> {
-        match text.split('.').collect::<Vec<_>>()[..] {
+        let parts: Vec<_> = text.split('.').collect();
+        match parts[..] {
+            _ if parts.len() > 1 && parts.contains(&"") => Err(no_frame(text)),
             [f] => Self::new(hive.as_str(), box_.as_str(), f),
             [b, f] => Self::new(hive.as_str(), b, f),
             [h, b, f] => Self::new(h, b, f),
-            _ => Err(Error::invalid(format!("'{text}' is not a frame: write hive.box.frame, box.frame or frame"))),
+            _ => Err(no_frame(text)),
         }
     }
 
@@ -130,6 +135,10 @@ impl FromStr for FrameRef {
     }
 }
 
+fn no_frame(text: &str) -> Error {
+    Error::invalid(format!("'{text}' is not a frame: write hive.box.frame, box.frame or frame"))
+}
+
 fn validate(what: &str, text: &str) -> Result<String> {
     let folded = text.to_ascii_lowercase();
     let letter_first = folded.starts_with(|c: char| c.is_ascii_lowercase());
@@ -137,9 +146,12 @@ fn validate(what: &str, text: &str) -> Result<String> {
     if letter_first && allowed && folded.len() <= MAX_NAME {
         return Ok(folded);
     }
-    let shown: String = text.chars().take(MAX_NAME).collect();
+    let (length, mut shown) = (text.chars().count(), format!("{text:?}"));
+    if length > MAX_NAME {
+        shown = format!("\"{}…\" of {length} characters", text.chars().take(SHOWN).collect::<String>().escape_debug());
+    }
     Err(Error::invalid(format!(
-        "{shown:?} is not a {what} name: use 1 to {MAX_NAME} letters, digits and underscores, starting with a letter"
+        "{shown} is not a {what} name: use 1 to {MAX_NAME} letters, digits and underscores, starting with a letter"
     )))
 }
 

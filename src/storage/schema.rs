@@ -191,6 +191,9 @@ impl Coercion {
     /// # Errors
     /// [`crate::ErrorKind::Schema`] naming the column that is unknown, missing or of another type, and what was wanted.
     pub fn plan(input: &Schema, target: &SchemaRef) -> Result<Self> {
+        if input.fields().is_empty() {
+            return Err(Error::schema(format!("the data has no columns, and the frame has {}", names(target))));
+        }
         let mut seen = std::collections::HashSet::new();
         if let Some(twice) = input.fields().iter().find(|f| !seen.insert(f.name().to_lowercase())) {
             return Err(Error::schema(format!(
@@ -199,11 +202,10 @@ impl Coercion {
             )));
         }
         if let Some(unknown) = input.fields().iter().find(|f| find(target.fields(), f.name()).is_none()) {
-            let known: Vec<_> = target.fields().iter().map(|f| f.name().as_str()).collect();
             return Err(Error::schema(format!(
                 "column '{}' is not in the frame, which has {}: drop or rename it",
                 unknown.name(),
-                known.join(", ")
+                names(target)
             )));
         }
         let sources = target.fields().iter().map(|field| source_of(input, field)).collect::<Result<_>>()?;
@@ -248,6 +250,10 @@ impl Coercion {
         let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
         Ok(RecordBatch::try_new_with_options(Arc::clone(&self.target), columns.collect::<Result<_>>()?, &options)?)
     }
+}
+
+fn names(schema: &Schema) -> String {
+    schema.fields().iter().map(|field| field.name().as_str()).collect::<Vec<_>>().join(", ")
 }
 
 fn source_of(input: &Schema, target: &Field) -> Result<Option<usize>> {
@@ -426,7 +432,7 @@ mod tests {
             assert!(message.contains(wanted), "{message}");
         }
         let none = Coercion::plan(&Schema::empty(), &frame).unwrap_err();
-        assert!(none.message().contains("is missing"), "{none}");
+        assert!(none.message().contains("the data has no columns"), "{none}");
     }
 
     #[test]

@@ -235,6 +235,9 @@ fn segment_files(folder: &Path) -> Result<Vec<(i64, PathBuf)>> {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let Some(number) = name.strip_prefix(SEGMENT) else { continue };
         match number.parse() {
+            Ok(number) if number > 0 && path.is_dir() => {
+                return Err(Error::storage(format!("{} is a folder: move it away to go on", path.display())));
+            }
             Ok(number) if number > 0 => segments.push((number, path)),
             _ if path.extension().is_some_and(|ending| ending == DAMAGED) => {}
             _ => {
@@ -309,6 +312,12 @@ fn identity(folder: &Path, new: bool) -> Result<String> {
     let path = folder.join("id");
     match std::fs::read_to_string(&path) {
         Ok(id) if !new && uuid::Uuid::try_parse(&id).is_ok() => return Ok(id),
+        Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
+            return Err(Error::corrupt(format!(
+                "{} is damaged (it is no text): move the folder that it is in away to go on",
+                path.display()
+            )));
+        }
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
         _ => {}
     }

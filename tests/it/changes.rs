@@ -168,7 +168,10 @@ fn history_is_as_of_a_list(settings: &Settings, seed: u64, partitioned: bool) {
             3..=4 => delete(&colony, &mut random, &mut rows),
             5..=6 => update(&colony, &mut random, &mut rows),
             7..=8 => merge(&colony, &mut random, &mut rows),
-            _ => counts(&run(&colony, ["OPTIMIZE f", "OPTIMIZE f CLUSTER BY (n, id)"][random.usize(0..2)])),
+            _ => counts(&run(
+                &colony,
+                ["OPTIMIZE f", "OPTIMIZE f CLUSTER BY (n, id)", "OPTIMIZE f ZORDER BY (t, n)"][random.usize(0..3)],
+            )),
         };
         changed.iter_mut().zip(done).for_each(|(all, one)| *all += one);
         assert_eq!(rows_of(&colony), rows, "seed {seed}, step {step}");
@@ -279,6 +282,8 @@ fn what_a_statement_cannot_do_changes_nothing() {
             ErrorKind::InvalidInput,
         ),
         ("OPTIMIZE f CLUSTER BY (nope)", ErrorKind::NotFound),
+        ("OPTIMIZE f ZORDER BY (id, nope)", ErrorKind::NotFound),
+        ("OPTIMIZE f ZORDER BY (id, id)", ErrorKind::InvalidInput),
         ("OPTIMIZE nope", ErrorKind::NotFound),
         ("VACUUM nope", ErrorKind::NotFound),
         ("VACUUM f RETAIN 1 HOURS", ErrorKind::InvalidInput),
@@ -384,6 +389,38 @@ fn small_cells_become_few_and_older_versions_stay() {
     assert_eq!(colony.block_on(colony.describe(&name("f"))).unwrap().version, 31, "there was nothing to do");
     let history = colony.block_on(colony.history(&name("f"), Some(1))).unwrap();
     assert_eq!((history[0].operation.as_str(), history[0].cells_removed), ("OPTIMIZE", 30));
+}
+
+/// Cells of the frame `z` that a query reads for a fiftieth of its values of each column, and how many there are.
+fn cells_read(colony: &Colony, columns: [&str; 2]) -> [(usize, usize); 2] {
+    columns.map(|column| {
+        let sql = format!("SELECT count(*) FROM z WHERE {column} BETWEEN 20000 AND 24799");
+        assert_eq!(integers(&run(colony, &sql), 0), [4800], "{column}");
+        let plan = run(colony, &format!("EXPLAIN {sql}"));
+        let told = arrow::util::pretty::pretty_format_batches(&plan).unwrap().to_string();
+        let (before, after) = told.split_once(" cells read").and_then(|(t, _)| t.rsplit_once(" of ")).unwrap();
+        (before.rsplit(' ').next().unwrap().parse().unwrap(), after.parse().unwrap())
+    })
+}
+
+#[test]
+fn along_a_z_curve_filters_on_either_column_leave_cells_out() {
+    let folder = folder();
+    // Bees whose cells are as small as any, and rows that many of them are needed for.
+    let colony = start(settings(&folder).with_bees(4));
+    let wide: String = (0..60).map(|column| format!(", random() AS x{column}")).collect();
+    let (a, b) = ("value * 7919 % 240000 AS a", "value * 104729 % 240000 AS b");
+    run(&colony, &format!("CREATE FRAME z AS SELECT {a}, {b}{wide} FROM generate_series(0, 239999)"));
+    for (read, cells) in cells_read(&colony, ["a", "b"]) {
+        assert!(cells >= 10 && read == cells, "{read} of {cells} cells are read");
+    }
+    run(&colony, "OPTIMIZE z ZORDER BY (a, b)");
+    for (read, cells) in cells_read(&colony, ["a", "b"]) {
+        assert!(cells >= 10 && read * 5 <= cells * 3, "{read} of {cells} cells are read");
+    }
+    let rows = run(&colony, "SELECT count(*), count(DISTINCT a), sum(b) FROM z");
+    assert_eq!([0, 1, 2].map(|column| integers(&rows, column)[0]), [240_000, 240_000, 239_999 * 120_000]);
+    assert_eq!(colony.block_on(colony.describe(&name("z"))).unwrap().schema.fields().len(), 62, "the key is no column");
 }
 
 #[test]

@@ -491,7 +491,9 @@ class Round:
         by = [c.name for c in self.state.columns if c.literal and c not in self.partitions]
         chosen = self.random.sample(by, self.random.choice([0, 1, 2]))
         self.note(str(chosen))
-        if ours:
+        if ours and len(chosen) > 1:
+            self.frame.optimize(zorder_by=chosen)
+        elif ours:
             self.frame.optimize(chosen)
         elif chosen:
             DeltaTable(str(self.path)).optimize.z_order(chosen)

@@ -53,6 +53,9 @@ def test_what_cannot_be_changed_says_why(frame: Frame) -> None:
         (lambda: frame.vacuum(retain_hours=1), apiary.InvalidInputError, "FORCE"),
         (lambda: frame.vacuum(retain_hours=-1), apiary.InvalidInputError, "0 or more"),
         (lambda: frame.optimize("nope"), apiary.NotFoundError, "no column 'nope'"),
+        (lambda: frame.optimize(zorder_by=["id", "nope"]), apiary.NotFoundError, "no column 'nope'"),
+        (lambda: frame.optimize(zorder_by=[]), apiary.InvalidInputError, "names no columns"),
+        (lambda: frame.optimize("id", zorder_by="v"), apiary.InvalidInputError, "give one of them"),
     ):
         with pytest.raises(kind, match=text):
             wrong()
@@ -71,6 +74,15 @@ def test_cells_are_merged_sorted_and_left_over_ones_removed(frame: Frame, storag
     assert all(leftover.removed for leftover in frame.vacuum(retain_hours=0, force=True))
     there = [name for name in os.listdir(folder(storage, frame.name)) if name.endswith(".parquet")]
     assert (len(there), rows(frame.read())) == (1, expected)
+
+
+def test_cells_along_a_z_curve_have_the_same_rows(frame: Frame) -> None:
+    expected = rows(frame.read())
+    done = frame.optimize(zorder_by=["v", 'odd"Name'])
+    assert (done.cells_removed, done.cells_added, done.rows_inserted) == (3, 1, 0)
+    assert (rows(frame.read()), frame.history(1)[0].operation) == (expected, "OPTIMIZE")
+    assert frame.optimize(zorder_by="id").cells_removed == 1
+    assert frame.read("id").to_arrow().column(0).to_pylist() == list(range(30))
 
 
 def test_threads_that_count_in_one_row_count_right(frame: Frame) -> None:

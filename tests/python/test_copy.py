@@ -53,6 +53,14 @@ def test_rows_go_into_files_of_every_kind_and_come_back(ap: Apiary, frame: Frame
     assert [json.loads(line)["id"] for line in (tmp_path / "out.json").read_text().splitlines()] == [1, 2, 3]
 
 
+def test_lines_within_quotes_stay_together_on_two_bees(ap: Apiary, tmp_path: Path) -> None:
+    path, count = tmp_path / "lines.csv", 120_000
+    lines = "one\n" * 40
+    path.write_text("id,note\n" + "".join(f'{number},"{lines}"\n' for number in range(count)))
+    asked = f"SELECT count(*), sum(id), count(DISTINCT note) FROM '{path}'"
+    assert ap.sql(asked).fetchall() == [(count, count * (count - 1) // 2, 1)]
+
+
 def test_a_frame_goes_whole_into_files_and_folders(ap: Apiary, frame: Frame, tmp_path: Path) -> None:
     ap.sql(f"COPY lab.t.f TO '{tmp_path}/parts/' STORED AS PARQUET")
     assert sum(pq.read_table(part).num_rows for part in (tmp_path / "parts").iterdir()) == 3

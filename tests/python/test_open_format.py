@@ -206,3 +206,30 @@ def test_a_table_of_others_is_attached_and_detached(ap: Apiary, storage: Path) -
         frame.read()
     assert deltalake.DeltaTable(path).to_pyarrow_table().num_rows == 7
     assert ap.attach_frame("ext.d.t").history()[0].version == 2
+
+
+def test_of_a_wide_frame_the_columns_that_filters_are_on_have_statistics(ap: Apiary, storage: Path) -> None:
+    measured = [pa.field(f"m{i}", pa.float64()) for i in range(60)]
+    schema = pa.schema([*measured, pa.field("sensor", pa.int32()), pa.field("seen", pa.timestamp("us"))])
+    frame = ap.create_frame("shared.delta.wide", schema)
+
+    def write(start: int) -> None:
+        data = {f"m{i}": [float(start)] for i in range(60)} | {"seen": [datetime(2024, 1, start)]}
+        frame.write(data | {frame.schema.names[60]: [start]})
+
+    def bounds(version: int) -> dict[str, object]:
+        log = Path(folder(storage, "shared.delta.wide"), "_delta_log", f"{version:020}.json")
+        adds = [json.loads(line)["add"] for line in log.read_text().splitlines() if '"add"' in line]
+        return json.loads(adds[0]["stats"])["minValues"]
+
+    write(1)
+    assert set(bounds(1)) == {"sensor", "seen", *(f"m{i}" for i in range(30))}
+    ap.sql("ALTER FRAME shared.delta.wide RENAME COLUMN sensor TO device")
+    write(2)
+    assert set(bounds(3)) == set(bounds(1))
+    told = str(ap.sql("EXPLAIN SELECT m50 FROM shared.delta.wide WHERE device = 2").fetchall())
+    assert "1 of 2 cells read" in told
+    ap.sql("ALTER FRAME shared.delta.wide DROP COLUMN m7")
+    assert ap.sql("SELECT count(*), max(device) FROM shared.delta.wide WHERE seen > '2024-01-01'").fetchall() == [
+        (1, 2)
+    ]

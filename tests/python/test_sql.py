@@ -135,7 +135,7 @@ def test_an_apiary_has_a_time_limit_for_all_its_queries(storage: Path, big: Fram
 
 @pytest.mark.parametrize("limit", [0, -1, float("nan"), float("inf")])
 def test_a_time_limit_is_above_zero(ap: Apiary, limit: float) -> None:
-    with pytest.raises(apiary.InvalidInputError, match="time limit"):
+    with pytest.raises(apiary.InvalidInputError, match="time_limit"):
         ap.sql("SELECT 1 AS a", time_limit=limit)
 
 

@@ -51,7 +51,7 @@ def test_memory_is_a_storage() -> None:
         ({"memory": -5}, "memory"),
         ({"bees": 0}, "bees"),
         ({"bees": -1}, "bees"),
-        ({"time_limit": 0}, "time limit"),
+        ({"time_limit": 0}, "time_limit"),
         ({"storage": "s3://bucket", "storage_options": {"no_such_option": "1"}}, "no_such_option"),
     ],
     ids=str,

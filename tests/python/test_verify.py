@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from apiary import Apiary, Frame
+from apiary import Apiary, CorruptError, Frame, InvalidInputError
 from support import folder
 
 SCHEMA = pa.schema(
@@ -114,3 +114,23 @@ def test_a_gap_in_the_log_is_told(frame: Frame, storage: Path) -> None:
         frame.write(part(start))
     Path(folder(storage, "lab.t.f"), "_delta_log", f"{4:020}.json").unlink()
     assert found(frame) == [(f"{4:020}.json", "gap")]
+
+
+def test_a_damaged_cell_can_be_left_out_and_only_when_it_is_named(ap: Apiary, frame: Frame, cells: list[Path]) -> None:
+    cells[1].write_bytes(cells[1].read_bytes()[:200])
+    with pytest.raises(CorruptError, match=f"{cells[1].name} is damaged.*leave_out_cells"):
+        ap.sql("SELECT sum(id) FROM lab.t.f").fetchall()
+    ap.sql(f"SET leave_out_cells = 'lab/t/f/{cells[1].name}'")
+    assert ap.sql("SELECT count(*), min(id), sum(x) FROM lab.t.f").fetchall() == [(20, 0, 290.0)]
+    assert frame.read().to_arrow().num_rows == 20
+    told = str(ap.sql("EXPLAIN SELECT id FROM lab.t.f").fetchall())
+    assert "2 of 2 cells read" in told and "1 left out by leave_out_cells" in told
+    # What rewrites cells must not lose their rows.
+    for change in ("UPDATE lab.t.f SET x = x + 1", "OPTIMIZE lab.t.f"):
+        with pytest.raises(CorruptError):
+            ap.sql(change)
+    ap.sql("SET leave_out_cells = none")
+    with pytest.raises(CorruptError):
+        frame.read().to_arrow()
+    with pytest.raises(InvalidInputError, match="leave_out_cells cannot be 'cell'|leave_out_cells cannot be \"cell\""):
+        ap.sql("SET leave_out_cells = 'cell'")

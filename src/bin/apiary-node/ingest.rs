@@ -36,16 +36,30 @@ pub(crate) async fn run(colony: &Colony, args: &IngestArgs) -> Outcome {
     let inputs = args.files.iter().map(|file| Input::open(file)).collect::<Outcome<Vec<_>>>()?;
     let session = colony.session();
     let found = conform::unite(&schemas(&session, &inputs).await?)?;
-    let (target, made) = target(colony, args, found).await?;
+    let mut made = Made::default();
+    let written = match target(colony, args, found, &mut made).await {
+        Ok(target) => write(colony, args, session, inputs, target).await.map_err(Failure::from),
+        Err(failure) => Err(failure),
+    };
+    if written.is_err() {
+        made.take_back(colony, &args.into).await;
+    }
+    progress::say(summary(&args.into, &written?, watch.millis()));
+    Ok(())
+}
+
+async fn write(
+    colony: &Colony,
+    args: &IngestArgs,
+    session: Session,
+    inputs: Vec<Input>,
+    target: SchemaRef,
+) -> apiary::Result<WriteResult> {
     let meter = Arc::new(Meter::start(&inputs));
     let mode = if args.overwrite { WriteMode::Overwrite } else { WriteMode::Append };
     let written = colony.write(&args.into, chain(session, inputs, target, Arc::clone(&meter)), mode).await;
     meter.progress.clear();
-    if written.is_err() && made {
-        unmake(colony, args).await;
-    }
-    progress::say(summary(&args.into, &written?, watch.millis()));
-    Ok(())
+    written
 }
 
 /// The schema of every file, with the file's name for messages.
@@ -59,24 +73,59 @@ async fn schemas(session: &Session, inputs: &[Input]) -> Outcome<Vec<(String, Sc
     Ok(schemas)
 }
 
-/// Takes away the frame that was made for rows that could not be written, unless somebody else wrote into it.
-async fn unmake(colony: &Colony, args: &IngestArgs) {
-    let empty = colony.describe(&args.into).await.is_ok_and(|info| info.version == 0);
-    if empty && let Err(error) = colony.drop_frame(&args.into, true).await {
-        progress::say(format_args!("{} was made and is empty; it could not be dropped: {error}", args.into));
+/// What was made for the rows.
+#[derive(Default)]
+struct Made {
+    hive: bool,
+    box_: bool,
+    frame: bool,
+}
+
+impl Made {
+    /// Makes the frame, and its hive and box where they are missing.
+    async fn make(&mut self, colony: &Colony, args: &IngestArgs, schema: SchemaRef) -> apiary::Result<()> {
+        let frame = &args.into;
+        self.hive = is_new(colony.create_hive(&frame.hive, false).await)?;
+        self.box_ = is_new(colony.create_box(&frame.hive, &frame.box_, false).await)?;
+        self.frame = is_new(colony.create_frame(frame, schema, args.partition_by.clone(), false).await)?;
+        Ok(())
+    }
+
+    /// Takes away what was made for rows that could not be written, unless somebody else put something into it.
+    async fn take_back(&self, colony: &Colony, frame: &FrameRef) {
+        let empty = self.frame && colony.describe(frame).await.is_ok_and(|info| info.version == 0);
+        if empty && let Err(error) = colony.drop_frame(frame, true).await {
+            progress::say(format_args!("{frame} was made and is empty; it could not be dropped: {error}"));
+        }
+        // Those that are in use by now say so, and stay.
+        if self.box_ {
+            drop(colony.drop_box(&frame.hive, &frame.box_, true, false).await);
+        }
+        if self.hive {
+            drop(colony.drop_hive(&frame.hive, true, false).await);
+        }
     }
 }
 
-/// The schema the rows are brought to: the frame's types where it has the column. A missing frame is made; whether it was.
-async fn target(colony: &Colony, args: &IngestArgs, found: SchemaRef) -> Outcome<(SchemaRef, bool)> {
+/// Whether a name was made, and not there before.
+fn is_new(made: apiary::Result<()>) -> apiary::Result<bool> {
+    match made {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// The schema the rows are brought to: the frame's types where it has the column. A missing frame is made.
+async fn target(colony: &Colony, args: &IngestArgs, found: SchemaRef, made: &mut Made) -> Outcome<SchemaRef> {
     match colony.describe(&args.into).await {
         Ok(info) => {
             same_partitions(args, &info.partition_by)?;
-            Ok((conform::typed_as(&found, &info.schema), false))
+            Ok(conform::typed_as(&found, &info.schema))
         }
         Err(error) if error.kind() == ErrorKind::NotFound => {
-            create(colony, args, Arc::clone(&found)).await?;
-            Ok((found, true))
+            made.make(colony, args, Arc::clone(&found)).await?;
+            Ok(found)
         }
         Err(error) => Err(error.into()),
     }
@@ -93,13 +142,6 @@ fn same_partitions(args: &IngestArgs, partition_by: &[String]) -> Outcome {
         args.partition_by.join(","),
         args.into
     )))
-}
-
-async fn create(colony: &Colony, args: &IngestArgs, schema: SchemaRef) -> apiary::Result<()> {
-    let frame = &args.into;
-    colony.create_hive(&frame.hive, true).await?;
-    colony.create_box(&frame.hive, &frame.box_, true).await?;
-    colony.create_frame(frame, schema, args.partition_by.clone(), true).await
 }
 
 /// The rows of all files, one file after another, as one stream of `target`.
@@ -132,7 +174,7 @@ async fn read(
     let batches = session.sql(&input.select()).await.map_err(external)?;
     let mut rows = 0;
     Ok(batches.map(move |batch| {
-        let batch = batch.and_then(|batch| conform::conform(&batch, &target));
+        let batch = batch.and_then(|batch| conform::conform(&batch, rows, &target));
         if let Ok(batch) = &batch {
             rows += batch.num_rows() as u64;
             meter.show(start + input.position(rows), batch.num_rows() as u64);

@@ -117,19 +117,20 @@ class Apiary:
         A query starts at once and its rows come while it runs; a statement that changes something has done so when this
         returns.
         """
+        query = convert.text("query", query, "the SQL")
         return Result(self._native.sql(query, convert.query_params(params), convert.seconds(time_limit)))
 
     def hive(self, name: str) -> Hive:
         """The hive ``name``."""
-        return Hive(self, self._native.resolve_hive(name))
+        return Hive(self, self._native.resolve_hive(convert.text("name", name)))
 
     def box(self, name: str) -> Box:
         """The box ``hive.box``, or ``box`` of the current hive."""
-        return Box(self, self._native.resolve_box(name))
+        return Box(self, self._native.resolve_box(convert.text("name", name)))
 
     def frame(self, name: str) -> Frame:
         """The frame ``hive.box.frame``; what is missing at the front is the current hive and box."""
-        return Frame(self, self._native.resolve_frame(name))
+        return Frame(self, self._native.resolve_frame(convert.text("name", name)))
 
     def create_hive(self, name: str, *, if_not_exists: bool = False) -> Hive:
         """Creates a hive."""
@@ -171,15 +172,15 @@ class Apiary:
 
     def drop_hive(self, name: str, *, if_exists: bool = False, cascade: bool = False) -> None:
         """Drops a hive; with ``cascade`` also what is in it."""
-        self._native.drop_hive(name, if_exists, cascade)
+        self._native.drop_hive(convert.text("name", name), if_exists, cascade)
 
     def drop_box(self, name: str, *, if_exists: bool = False, cascade: bool = False) -> None:
         """Drops a box; with ``cascade`` also what is in it."""
-        self._native.drop_box(name, if_exists, cascade)
+        self._native.drop_box(convert.text("name", name), if_exists, cascade)
 
     def drop_frame(self, name: str, *, if_exists: bool = False) -> None:
         """Drops a frame and its data."""
-        self._native.drop_frame(name, if_exists)
+        self._native.drop_frame(convert.text("name", name), if_exists)
 
     def attach_frame(self, name: str) -> Frame:
         """Makes a frame of the Delta table that others wrote into the folder ``hive/box/frame`` of the storage.

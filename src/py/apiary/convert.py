@@ -47,6 +47,8 @@ def quoted(name: str) -> str:
 
 def milliseconds(timestamp: Timestamp | None) -> int | None:
     """A moment in milliseconds since the epoch. Without a time zone it is local time, as everywhere in Python."""
+    if isinstance(timestamp, int) and abs(timestamp) > _MOST:
+        raise InvalidInputError(f"timestamp is {timestamp}: use milliseconds since 1970, or a datetime")
     if timestamp is None or isinstance(timestamp, int):
         return timestamp
     moment = _parse(timestamp) if isinstance(timestamp, str) else timestamp
@@ -74,6 +76,13 @@ def _parse(text: str) -> datetime:
 
 
 _MOST = 2**63 - 1
+
+
+def text(name: str, value: str, what: str = "it") -> str:
+    """Refuses what is no text."""
+    if not isinstance(value, str):
+        raise InvalidInputError(f"{name} is of type {type(value).__qualname__}: give {what} as text")
+    return value
 
 
 def positive(name: str, value: Any) -> None:

@@ -11,6 +11,7 @@ use apiary::{Error, Result};
 use arrow::array::{ArrayRef, RecordBatch, new_null_array};
 use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use arrow::util::display::array_value_to_string;
 
 /// The columns of all `schemas`, which come with their files' names, in order of appearance.
 ///
@@ -40,13 +41,13 @@ pub(crate) fn typed_as(found: &SchemaRef, frame: &SchemaRef) -> SchemaRef {
     Arc::new(Schema::new(fields.collect::<Vec<_>>()))
 }
 
-/// `batch` with exactly the columns of `target`; what it lacks is null.
+/// `batch`, before which there were so many rows, with exactly the columns of `target`; what it lacks is null.
 ///
 /// # Errors
 /// [`apiary::ErrorKind::Schema`] when a value does not fit its column.
-pub(crate) fn conform(batch: &RecordBatch, target: &SchemaRef) -> Result<RecordBatch> {
+pub(crate) fn conform(batch: &RecordBatch, before: u64, target: &SchemaRef) -> Result<RecordBatch> {
     let columns = target.fields().iter().map(|field| match batch.column_by_name(field.name()) {
-        Some(column) => convert(column, field),
+        Some(column) => convert(column, before, field),
         None => Ok(new_null_array(field.data_type(), batch.num_rows())),
     });
     let columns = columns.collect::<Result<Vec<ArrayRef>>>()?;
@@ -116,7 +117,7 @@ fn finer(a: TimeUnit, b: TimeUnit) -> TimeUnit {
     units.into_iter().find(|unit| a == *unit || b == *unit).unwrap_or(TimeUnit::Second)
 }
 
-fn convert(column: &ArrayRef, field: &Field) -> Result<ArrayRef> {
+fn convert(column: &ArrayRef, before: u64, field: &Field) -> Result<ArrayRef> {
     let (from, to) = (column.data_type(), field.data_type());
     if from == to {
         return Ok(Arc::clone(column));
@@ -128,7 +129,14 @@ fn convert(column: &ArrayRef, field: &Field) -> Result<ArrayRef> {
             field.name()
         )));
     }
-    let converted = cast(column, to).map_err(|e| e.context(format_args!("column {}", field.name())))?;
+    let converted = cast(column, to).map_err(|error| match misfit(column, to) {
+        Some((row, value)) => Error::schema(format!(
+            "row {} has '{value}' in column {}, which is {to} in the frame: correct it, or ingest into another frame",
+            before + row + 1,
+            field.name()
+        )),
+        None => error.context(format_args!("column {}", field.name())),
+    })?;
     if !is_text(from) && !from.is_null() && cast(&converted, from).ok().as_ref() != Some(column) {
         return Err(Error::schema(format!("column {} has {from} values that {to} cannot hold", field.name())));
     }
@@ -138,6 +146,13 @@ fn convert(column: &ArrayRef, field: &Field) -> Result<ArrayRef> {
 fn cast(column: &ArrayRef, to: &DataType) -> Result<ArrayRef> {
     let options = CastOptions { safe: false, ..CastOptions::default() };
     cast_with_options(column, to, &options).map_err(|e| Error::schema(e.to_string()))
+}
+
+/// The first value that has no place in a type, and its row.
+fn misfit(column: &ArrayRef, to: &DataType) -> Option<(u64, String)> {
+    let fitting = arrow::compute::cast(column, to).ok()?;
+    let row = (0..column.len()).find(|row| column.is_valid(*row) && fitting.is_null(*row))?;
+    Some((row as u64, array_value_to_string(column, row).ok()?))
 }
 
 fn is_text(data_type: &DataType) -> bool {
@@ -165,7 +180,7 @@ mod tests {
     }
 
     fn converted(column: impl Array + 'static, to: DataType) -> Result<ArrayRef> {
-        convert(&(Arc::new(column) as ArrayRef), &Field::new("x", to, true))
+        convert(&(Arc::new(column) as ArrayRef), 0, &Field::new("x", to, true))
     }
 
     #[test]
@@ -255,7 +270,7 @@ mod tests {
     fn missing_columns_are_null_and_the_order_is_the_targets() {
         let batch = RecordBatch::try_from_iter([("b", Arc::new(Int64Array::from(vec![3])) as ArrayRef)]).unwrap();
         let target = schema(&[("a", DataType::Utf8, true), ("b", DataType::Float64, true)]);
-        let rows = conform(&batch, &target).unwrap();
+        let rows = conform(&batch, 0, &target).unwrap();
         assert!(rows.column(0).is_null(0));
         assert_eq!(rows.column(1).as_primitive::<Float64Type>().value(0), 3.0);
     }

@@ -47,6 +47,9 @@ impl Input {
     /// # Errors
     /// [`Failure::Usage`] when it is not there, is a folder, or is of a kind that cannot be read.
     pub(crate) fn open(name: &str) -> Outcome<Self> {
+        if Path::new(name).is_dir() {
+            return Err(Failure::Usage(format!("{name} is a folder: name its files, like '{name}/*.parquet'")));
+        }
         let kind = kind(name)?;
         if is_url(name) {
             return Ok(Self { name: name.into(), source: name.into(), bytes: None, bytes_per_row: 0.0 });
@@ -100,9 +103,6 @@ fn absolute(name: &str) -> Outcome<String> {
 
 fn size(name: &str) -> Outcome<u64> {
     let metadata = std::fs::metadata(name).map_err(|e| Failure::Usage(format!("cannot read {name}: {e}")))?;
-    if metadata.is_dir() {
-        return Err(Failure::Usage(format!("{name} is a folder: name its files, like '{name}/*.parquet'")));
-    }
     Ok(metadata.len())
 }
 

@@ -9,7 +9,7 @@ use apiary::{Colony, FrameRef};
 /// Longest wait for a name: who types does not wait for a slow bucket.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-const WORDS: [&str; 83] = [
+const WORDS: [&str; 84] = [
     "ADD",
     "ALTER",
     "ANALYZE",
@@ -93,6 +93,7 @@ const WORDS: [&str; 83] = [
     "WHERE",
     "WINDOW",
     "WITH",
+    "ZORDER",
 ];
 
 /// The names of a meadow, looked up when they are first wanted.

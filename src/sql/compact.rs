@@ -1,0 +1,180 @@
+//! Sorted rows that hold on to no more memory than they need.
+//!
+//! A batch that a sort merged from many has views into the texts of them all, and keeps every one of those: what merges
+//! such batches again counts, and holds, many times what they are.
+
+use std::fmt;
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, GenericByteViewArray, RecordBatch};
+use arrow::datatypes::{BinaryViewType, ByteViewType, DataType, StringViewType};
+use datafusion::common::config::ConfigOptions;
+use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
+use datafusion::common::{DataFusionError, Statistics};
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_optimizer::PhysicalOptimizerRule;
+use datafusion::physical_plan::sorts::sort::SortExec;
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties, StatisticsArgs};
+use futures::TryStreamExt;
+
+use crate::Error;
+
+/// How many times what it shows a batch may hold before it is copied.
+const WASTE: usize = 2;
+/// Bytes that are not worth it.
+const LITTLE: usize = 64 << 10;
+
+/// Puts [`CompactExec`] above every sort of texts.
+#[derive(Debug)]
+pub(super) struct CompactSorts;
+
+impl PhysicalOptimizerRule for CompactSorts {
+    fn optimize(
+        &self,
+        plan: Arc<dyn ExecutionPlan>,
+        _: &ConfigOptions,
+    ) -> Result<Arc<dyn ExecutionPlan>, DataFusionError> {
+        plan.transform_up(|plan| {
+            let has_views = || plan.schema().fields().iter().any(|field| is_view(field.data_type()));
+            match plan.is::<SortExec>() && has_views() {
+                true => Ok(Transformed::yes(Arc::new(CompactExec::new(plan)) as _)),
+                false => Ok(Transformed::no(plan)),
+            }
+        })
+        .data()
+    }
+
+    fn name(&self) -> &str {
+        "compact_sorts"
+    }
+
+    fn schema_check(&self) -> bool {
+        true
+    }
+}
+
+fn is_view(data_type: &DataType) -> bool {
+    matches!(data_type, DataType::Utf8View | DataType::BinaryView)
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct CompactExec {
+    input: Arc<dyn ExecutionPlan>,
+}
+
+impl CompactExec {
+    pub(crate) fn new(input: Arc<dyn ExecutionPlan>) -> Self {
+        Self { input }
+    }
+}
+
+impl DisplayAs for CompactExec {
+    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "CompactExec")
+    }
+}
+
+impl ExecutionPlan for CompactExec {
+    fn name(&self) -> &str {
+        "CompactExec"
+    }
+
+    fn properties(&self) -> &Arc<PlanProperties> {
+        self.input.properties()
+    }
+
+    fn maintains_input_order(&self) -> Vec<bool> {
+        vec![true]
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
+        vec![&self.input]
+    }
+
+    fn apply_expressions(
+        &self,
+        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion, DataFusionError>,
+    ) -> Result<TreeNodeRecursion, DataFusionError> {
+        Ok(TreeNodeRecursion::Continue)
+    }
+
+    fn with_new_children(
+        self: Arc<Self>,
+        mut children: Vec<Arc<dyn ExecutionPlan>>,
+    ) -> Result<Arc<dyn ExecutionPlan>, DataFusionError> {
+        match (children.pop(), children.pop()) {
+            (Some(input), None) => Ok(Arc::new(Self::new(input))),
+            _ => Err(Error::internal("what is made compact has one input").into()),
+        }
+    }
+
+    fn execute(
+        &self,
+        partition: usize,
+        context: Arc<TaskContext>,
+    ) -> Result<SendableRecordBatchStream, DataFusionError> {
+        let input = self.input.execute(partition, context)?;
+        let schema = input.schema();
+        let compact = input.and_then(|batch| std::future::ready(compacted(&batch)));
+        Ok(Box::pin(RecordBatchStreamAdapter::new(schema, compact)))
+    }
+
+    fn statistics_from_inputs(
+        &self,
+        inputs: &[Arc<Statistics>],
+        _: &StatisticsArgs,
+    ) -> Result<Arc<Statistics>, DataFusionError> {
+        inputs.first().cloned().ok_or_else(|| Error::internal("what is made compact has one input").into())
+    }
+}
+
+/// The same rows; texts of which little is seen are copied.
+fn compacted(batch: &RecordBatch) -> Result<RecordBatch, DataFusionError> {
+    let columns = batch.columns().iter().map(|column| match column.data_type() {
+        DataType::Utf8View => own(column.as_byte_view::<StringViewType>(), column),
+        DataType::BinaryView => own(column.as_byte_view::<BinaryViewType>(), column),
+        _ => Arc::clone(column),
+    });
+    Ok(RecordBatch::try_new(batch.schema(), columns.collect())?)
+}
+
+fn own<T: ByteViewType>(views: &GenericByteViewArray<T>, column: &ArrayRef) -> ArrayRef {
+    let held: usize = views.data_buffers().iter().map(|buffer| buffer.capacity()).sum();
+    match held > views.total_buffer_bytes_used() * WASTE + LITTLE {
+        true => Arc::new(views.gc()),
+        false => Arc::clone(column),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{Int64Array, StringViewArray};
+    use arrow::compute::interleave_record_batch;
+
+    use super::*;
+
+    #[test]
+    fn a_batch_that_was_merged_from_many_holds_its_own_texts_only() {
+        let part = |of: i64| {
+            let numbers: ArrayRef = Arc::new(Int64Array::from_iter_values((0..1000).map(|i| i * 100 + of)));
+            let texts =
+                (0..1000).map(|i| (i % 7 != 0).then(|| format!("{of} is the number of this part, and {i} of this")));
+            let texts: ArrayRef = Arc::new(StringViewArray::from_iter(texts));
+            RecordBatch::try_from_iter([("n", numbers), ("t", texts)]).unwrap()
+        };
+        let parts: Vec<RecordBatch> = (0..50).map(part).collect();
+        let rows: Vec<(usize, usize)> = (0..1000).map(|i| (i % 50, i / 50)).collect();
+        let merged = interleave_record_batch(&parts.iter().collect::<Vec<_>>(), &rows).unwrap();
+        let compact = compacted(&merged).unwrap();
+        assert_eq!(compact, merged);
+        let (before, after) = (merged.get_array_memory_size(), compact.get_array_memory_size());
+        assert!(after * 10 < before, "{before} became {after}");
+        // What holds little more than it shows is left alone.
+        let same = compacted(&compact).unwrap();
+        let buffer = |batch: &RecordBatch| batch.column(1).as_string_view().data_buffers()[0].as_ptr();
+        assert_eq!(buffer(&same), buffer(&compact));
+    }
+}
