@@ -16,10 +16,10 @@ use datafusion::physical_expr::{conjunction, create_physical_expr};
 
 use super::catalog::frame_behind;
 use super::group_reduction::below;
-use super::selectivity::{distinct, selectivity};
+use super::selectivity::{OTHER, distinct, selectivity};
 
-/// What a condition keeps of which nothing is known.
-const KEPT: f64 = 0.2;
+/// Least that an anti-join keeps.
+const LEFT_OVER: f64 = 0.2;
 /// What a further condition of a semi-join keeps.
 const FURTHER: f64 = 0.5;
 /// Rows in a group of which nothing is known.
@@ -46,7 +46,7 @@ impl Cardinality {
             LogicalPlan::Filter(filter) => match filter.input.as_ref() {
                 // Its conditions are those that reached the scan, and more.
                 LogicalPlan::TableScan(scan) => kept(scan, std::slice::from_ref(&filter.predicate)),
-                input => Some(self.rows(input)? * KEPT),
+                input => Some(self.rows(input)? * OTHER),
             },
             LogicalPlan::Projection(projection) => self.rows(&projection.input),
             LogicalPlan::SubqueryAlias(alias) => self.rows(&alias.input),
@@ -79,7 +79,7 @@ impl Cardinality {
     }
 
     /// How many values a column can have, whatever filters leave of its rows: at most.
-    pub(super) fn domain(&self, plan: &LogicalPlan, column: &Column) -> Option<f64> {
+    fn domain(&self, plan: &LogicalPlan, column: &Column) -> Option<f64> {
         match plan {
             LogicalPlan::TableScan(scan) => {
                 let (all, index) = (self.unfiltered(plan)?, scan.source.schema().index_of(&column.name).ok()?);
@@ -96,7 +96,7 @@ impl Cardinality {
     }
 
     /// Rows of the frame that `plan` filters, or what it gives where it is more than that.
-    pub(super) fn unfiltered(&self, plan: &LogicalPlan) -> Option<f64> {
+    fn unfiltered(&self, plan: &LogicalPlan) -> Option<f64> {
         match plan {
             LogicalPlan::TableScan(scan) => all_rows(&statistics(scan, &[])?),
             LogicalPlan::Filter(filter) => self.unfiltered(&filter.input),
@@ -108,42 +108,36 @@ impl Cardinality {
 
     /// How many pairs of columns' values there are, of which rows of two inputs may have equal ones: what the product of their
     /// rows is divided by. Values of the one with fewer are taken to be among those of the other.
-    pub(super) fn shared_domain<'a>(
-        &self,
-        left: &LogicalPlan,
-        right: &LogicalPlan,
-        pairs: impl Iterator<Item = (&'a Expr, &'a Expr)>,
-    ) -> Option<f64> {
+    pub(super) fn shared_domain(&self, left: &LogicalPlan, right: &LogicalPlan, pairs: &[(Expr, Expr)]) -> Option<f64> {
         let of = |plan: &LogicalPlan, expression: &Expr| match expression {
             Expr::Column(column) => self.domain(plan, column),
             _ => self.unfiltered(plan),
         };
-        let each = pairs.map(|(l, r)| Some(of(left, l)?.min(of(right, r)?)));
+        let each = pairs.iter().map(|(l, r)| Some(of(left, l)?.min(of(right, r)?)));
         let all: f64 = each.product::<Option<f64>>()?;
         Some(all.min(self.unfiltered(left)?.min(self.unfiltered(right)?)).max(1.0))
     }
 
-    /// The share of `left`'s rows of which a semi-join finds an equal one.
-    pub(super) fn found(&self, left: &LogicalPlan, join: &Join) -> Option<f64> {
-        let domain = self.shared_domain(left, &join.right, join.on.iter().map(|(l, r)| (l, r)))?;
+    /// The share of its left side's rows that a semi- or an anti-join keeps.
+    pub(super) fn keeps(&self, join: &Join) -> Option<f64> {
+        let domain = self.shared_domain(&join.left, &join.right, &join.on)?;
         let share = (self.rows(&join.right)? / domain).min(1.0);
-        Some(if join.filter.is_some() { share * FURTHER } else { share })
+        let found = if join.filter.is_some() { share * FURTHER } else { share };
+        Some(if join.join_type == JoinType::LeftSemi { found } else { (1.0 - found).max(LEFT_OVER) })
     }
 
     fn joined(&self, join: &Join) -> Option<f64> {
         let (left, right) = (self.rows(&join.left)?, self.rows(&join.right)?);
         let inner = || {
-            let pairs = join.on.iter().map(|(l, r)| (l, r));
-            let all = left * right / self.shared_domain(&join.left, &join.right, pairs)?;
-            Some(if join.filter.is_some() { all * KEPT } else { all })
+            let all = left * right / self.shared_domain(&join.left, &join.right, &join.on)?;
+            Some(if join.filter.is_some() { all * OTHER } else { all })
         };
         match join.join_type {
             JoinType::Inner => inner(),
             JoinType::Left => Some(inner()?.max(left)),
             JoinType::Right => Some(inner()?.max(right)),
             JoinType::Full => Some(inner()?.max(left + right)),
-            JoinType::LeftSemi => Some(left * self.found(&join.left, join)?),
-            JoinType::LeftAnti => Some(left * (1.0 - self.found(&join.left, join)?).max(KEPT)),
+            JoinType::LeftSemi | JoinType::LeftAnti => Some(left * self.keeps(join)?),
             JoinType::LeftMark => Some(left),
             JoinType::RightSemi | JoinType::RightAnti | JoinType::RightMark => Some(right),
         }
@@ -163,7 +157,7 @@ fn kept(scan: &TableScan, filters: &[Expr]) -> Option<f64> {
     let predicate = conjunction(known);
     let columns: Vec<usize> = collect_columns(&predicate).iter().map(Position::index).collect();
     let statistics = statistics(scan, &columns)?;
-    Some(all_rows(&statistics)? * selectivity(&predicate, &statistics) * KEPT.powi(unknown as i32))
+    Some(all_rows(&statistics)? * selectivity(&predicate, &statistics) * OTHER.powi(unknown as i32))
 }
 
 /// What the ledger says of a frame that is scanned, and of some of its columns.

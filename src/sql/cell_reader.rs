@@ -3,6 +3,7 @@
 //! DataFusion's reader asks for the footer alone and, where a filter may use it, reads the page index again with every
 //! piece of a file: another request, and the parsing of the whole file's index, for each.
 
+use std::collections::HashMap;
 use std::ops::Range;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -181,10 +182,11 @@ impl CellReader {
         if i64::try_from(expected).ok() != Some(rows) {
             return Some(format!("has {rows} rows, and the ledger says {expected}"));
         }
-        let columns = found.schema_descr().root_schema().get_fields();
+        let columns = found.schema_descr().root_schema().get_fields().iter();
+        let columns: HashMap<_, _> = columns.map(|column| (column.name(), column)).collect();
         self.columns.fields().iter().filter(|_| rows > 0).find_map(|wanted| {
             let (name, data_type) = (wanted.name(), wanted.data_type());
-            match columns.iter().find(|column| column.name() == name) {
+            match columns.get(name.as_str()) {
                 None if !wanted.is_nullable() => Some(format!("has no column '{name}', which takes no nulls")),
                 Some(column) if !may_be(column, data_type) => {
                     let kind =

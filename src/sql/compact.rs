@@ -3,23 +3,21 @@
 //! A batch that a sort merged from many has views into the texts of them all, and keeps every one of those: what merges
 //! such batches again counts, and holds, many times what they are.
 
-use std::fmt;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, GenericByteViewArray, RecordBatch};
 use arrow::datatypes::{BinaryViewType, ByteViewType, DataType, StringViewType};
+use datafusion::common::DataFusionError;
 use datafusion::common::config::ConfigOptions;
-use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
-use datafusion::common::{DataFusionError, Statistics};
-use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::physical_expr::PhysicalExpr;
+use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
+use datafusion::execution::SendableRecordBatchStream;
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
+use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
-use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties, StatisticsArgs};
 use futures::TryStreamExt;
 
-use crate::Error;
+use super::passing::{Passes, Passing};
 
 /// How many times what it shows a batch may hold before it is copied.
 const WASTE: usize = 2;
@@ -60,74 +58,18 @@ fn is_view(data_type: &DataType) -> bool {
 }
 
 /// See the module.
+pub(crate) type CompactExec = Passes<Compact>;
+
 #[derive(Debug)]
-pub(crate) struct CompactExec {
-    input: Arc<dyn ExecutionPlan>,
-}
+pub(crate) struct Compact;
 
-impl CompactExec {
-    pub(crate) fn new(input: Arc<dyn ExecutionPlan>) -> Self {
-        Self { input }
-    }
-}
+impl Passing for Compact {
+    const NAME: &'static str = "CompactExec";
 
-impl DisplayAs for CompactExec {
-    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "CompactExec")
-    }
-}
-
-impl ExecutionPlan for CompactExec {
-    fn name(&self) -> &str {
-        "CompactExec"
-    }
-
-    fn properties(&self) -> &Arc<PlanProperties> {
-        self.input.properties()
-    }
-
-    fn maintains_input_order(&self) -> Vec<bool> {
-        vec![true]
-    }
-
-    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
-        vec![&self.input]
-    }
-
-    fn apply_expressions(
-        &self,
-        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion, DataFusionError>,
-    ) -> Result<TreeNodeRecursion, DataFusionError> {
-        Ok(TreeNodeRecursion::Continue)
-    }
-
-    fn with_new_children(
-        self: Arc<Self>,
-        mut children: Vec<Arc<dyn ExecutionPlan>>,
-    ) -> Result<Arc<dyn ExecutionPlan>, DataFusionError> {
-        match (children.pop(), children.pop()) {
-            (Some(input), None) => Ok(Arc::new(Self::new(input))),
-            _ => Err(Error::internal("what is made compact has one input").into()),
-        }
-    }
-
-    fn execute(
-        &self,
-        partition: usize,
-        context: Arc<TaskContext>,
-    ) -> Result<SendableRecordBatchStream, DataFusionError> {
-        let input = self.input.execute(partition, context)?;
-        let schema = input.schema();
-        let compact = input.and_then(|batch| std::future::ready(compacted(&batch)));
-        Ok(Box::pin(RecordBatchStreamAdapter::new(schema, compact)))
-    }
-
-    fn statistics_from_inputs(
-        &self,
-        inputs: &[Arc<Statistics>],
-        _: &StatisticsArgs,
-    ) -> Result<Arc<Statistics>, DataFusionError> {
-        inputs.first().cloned().ok_or_else(|| Error::internal("what is made compact has one input").into())
+    fn pass(rows: SendableRecordBatchStream) -> SendableRecordBatchStream {
+        let schema = rows.schema();
+        let compact = rows.and_then(|batch| std::future::ready(compacted(&batch)));
+        Box::pin(RecordBatchStreamAdapter::new(schema, compact))
     }
 }
 

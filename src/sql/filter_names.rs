@@ -5,14 +5,13 @@
 //! filters sink are kept from taking one into a step where the name stands for more than one column.
 
 use std::collections::{BTreeSet, HashSet};
-use std::fmt;
 use std::sync::Arc;
 
 use arrow::datatypes::Schema;
 use datafusion::common::config::ConfigOptions;
-use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
+use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion::common::{DataFusionError, JoinType};
-use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::execution::SendableRecordBatchStream;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::utils::collect_columns;
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
@@ -20,11 +19,9 @@ use datafusion::physical_plan::filter::FilterExec;
 use datafusion::physical_plan::joins::HashJoinExec;
 use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::sorts::sort::SortExec;
-use datafusion::physical_plan::{
-    ChildrenPropertiesMode, DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties, ReplaceChildrenOptions,
-};
+use datafusion::physical_plan::{ChildrenPropertiesMode, ExecutionPlan, ReplaceChildrenOptions};
 
-use crate::Error;
+use super::passing::{Passes, Passing};
 
 /// A rule of the engine that lets filters sink, with barriers where a name is not enough.
 #[derive(Debug)]
@@ -38,7 +35,7 @@ impl PhysicalOptimizerRule for WhereNamesDiffer {
     ) -> Result<Arc<dyn ExecutionPlan>, DataFusionError> {
         let plan = self.0.optimize(with_barriers(&plan, &BTreeSet::new())?, config)?;
         let without = |plan: Arc<dyn ExecutionPlan>| match plan.downcast_ref::<Barrier>() {
-            Some(barrier) => Ok(Transformed::yes(Arc::clone(&barrier.input))),
+            Some(barrier) => Ok(Transformed::yes(Arc::clone(barrier.input()))),
             None => Ok(Transformed::no(plan)),
         };
         plan.transform_up(without).data()
@@ -61,10 +58,10 @@ fn with_barriers(plan: &Arc<dyn ExecutionPlan>, names: &Names) -> Result<Arc<dyn
     let mut changed = false;
     let children = plan.children().into_iter().enumerate().map(|(at, child)| {
         let names = names_below(plan, at, names);
-        let stops = is_ambiguous(&child.schema(), &names) || finds_another(plan, at, &names);
+        let stops = is_ambiguous(&child.schema(), &names) || finds_another(plan, at, &child.schema(), &names);
         let below = with_barriers(child, if stops { const { &Names::new() } } else { &names })?;
         changed |= stops || !Arc::ptr_eq(&below, child);
-        Ok::<_, DataFusionError>(if stops { Arc::new(Barrier { input: below }) as _ } else { below })
+        Ok::<_, DataFusionError>(if stops { Arc::new(Barrier::new(below)) as _ } else { below })
     });
     let children: Vec<Arc<dyn ExecutionPlan>> = children.collect::<Result<_, _>>()?;
     match changed {
@@ -100,7 +97,7 @@ fn is_ambiguous(schema: &Schema, names: &Names) -> bool {
 }
 
 /// Whether filters on the keys of a semi-join would be taken for filters on other columns of the side that only decides.
-fn finds_another(plan: &Arc<dyn ExecutionPlan>, child: usize, names: &Names) -> bool {
+fn finds_another(plan: &Arc<dyn ExecutionPlan>, child: usize, schema: &Schema, names: &Names) -> bool {
     let Some(join) = plan.downcast_ref::<HashJoinExec>() else { return false };
     let decides = match join.join_type() {
         JoinType::LeftSemi => 1,
@@ -112,60 +109,21 @@ fn finds_another(plan: &Arc<dyn ExecutionPlan>, child: usize, names: &Names) -> 
     let other = |(left, right): &(Arc<dyn PhysicalExpr>, Arc<dyn PhysicalExpr>)| {
         let (kept, deciding): (Names, Names) =
             if decides == 1 { (name(left), name(right)) } else { (name(right), name(left)) };
-        kept != deciding && kept.iter().any(|name| names.contains(name) && there(plan, child, name))
+        kept != deciding && kept.iter().any(|name| names.contains(name) && schema.index_of(name).is_ok())
     };
     child == decides && join.on().iter().any(other)
 }
 
-fn there(plan: &Arc<dyn ExecutionPlan>, child: usize, name: &str) -> bool {
-    plan.children().get(child).is_some_and(|child| child.schema().index_of(name).is_ok())
-}
+/// It is there for one rule only: no filter sinks through it.
+type Barrier = Passes<NoFilters>;
 
-/// Lets rows pass and, by what every step does unless it says otherwise, no filter. It is there for one rule only.
 #[derive(Debug)]
-struct Barrier {
-    input: Arc<dyn ExecutionPlan>,
-}
+struct NoFilters;
 
-impl DisplayAs for Barrier {
-    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
+impl Passing for NoFilters {
+    const NAME: &'static str = "Barrier";
 
-impl ExecutionPlan for Barrier {
-    fn name(&self) -> &str {
-        "Barrier"
-    }
-
-    fn properties(&self) -> &Arc<PlanProperties> {
-        self.input.properties()
-    }
-
-    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
-        vec![&self.input]
-    }
-
-    fn apply_expressions(
-        &self,
-        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion, DataFusionError>,
-    ) -> Result<TreeNodeRecursion, DataFusionError> {
-        Ok(TreeNodeRecursion::Continue)
-    }
-
-    fn with_new_children(
-        self: Arc<Self>,
-        mut children: Vec<Arc<dyn ExecutionPlan>>,
-    ) -> Result<Arc<dyn ExecutionPlan>, DataFusionError> {
-        let input = children.pop().ok_or_else(|| Error::internal("a barrier has one input"))?;
-        Ok(Arc::new(Self { input }))
-    }
-
-    fn execute(
-        &self,
-        partition: usize,
-        context: Arc<TaskContext>,
-    ) -> Result<SendableRecordBatchStream, DataFusionError> {
-        self.input.execute(partition, context)
+    fn pass(rows: SendableRecordBatchStream) -> SendableRecordBatchStream {
+        rows
     }
 }

@@ -17,15 +17,12 @@ use datafusion::optimizer::{OptimizerConfig, OptimizerRule};
 
 use super::cardinality::Cardinality;
 use super::group_reduction::lasts;
+use super::selectivity::OTHER;
 
 /// Most inputs of which all orders are looked at; `3^n` steps.
 const MAX_SEARCHED: usize = 10;
 /// Most inputs that are put in another order at all: each is a bit of a set.
 const MAX_INPUTS: usize = 32;
-/// What a condition keeps that is no equality of two inputs.
-const KEPT: f64 = 0.2;
-/// Least that an anti-join keeps.
-const LEFT_OVER: f64 = 0.2;
 /// A row that goes into a hash table costs so many that are looked up in it.
 const BUILD: f64 = 2.0;
 /// An order must be cheaper than the query's own by this factor.
@@ -137,6 +134,9 @@ impl Cluster {
         if cluster.inputs.len() < 3 {
             return None;
         }
+        for input in &mut cluster.inputs {
+            input.rows = cluster.known.rows(&input.plan)?;
+        }
         cluster.place(conditions)?;
         Some((cluster, order))
     }
@@ -179,7 +179,7 @@ impl Cluster {
         if self.inputs.len() == MAX_INPUTS {
             return None;
         }
-        self.inputs.push(Input { plan: Arc::new(plan.clone()), test, rows: self.known.rows(plan)? });
+        self.inputs.push(Input { plan: Arc::new(plan.clone()), test, rows: 0.0 });
         Some(Order::Input(self.inputs.len() - 1))
     }
 
@@ -201,8 +201,7 @@ impl Cluster {
             self.equal.push((l, left, r, right));
         }
         for ((l, r), pairs) in pairs {
-            let pairs = pairs.iter().map(|(l, r)| (l, r));
-            let divisor = self.known.shared_domain(&self.inputs[l].plan, &self.inputs[r].plan, pairs)?;
+            let divisor = self.known.shared_domain(&self.inputs[l].plan, &self.inputs[r].plan, &pairs)?;
             self.divisors.push((1 << l | 1 << r, divisor));
         }
         for condition in conditions.others {
@@ -212,7 +211,7 @@ impl Cluster {
                     let input = &mut self.inputs[set.trailing_zeros() as usize];
                     input.plan =
                         Arc::new(LogicalPlan::Filter(Filter::try_new(condition, Arc::clone(&input.plan)).ok()?));
-                    input.rows *= KEPT;
+                    input.rows *= OTHER;
                 }
                 set => self.filters.push((set, condition)),
             }
@@ -228,8 +227,7 @@ impl Cluster {
                     _ => return None,
                 }
             }
-            let (needs, found) = (self.set_of(columns)?, self.known.found(&join.left, join)?);
-            let keeps = if join.join_type == JoinType::LeftSemi { found } else { (1.0 - found).max(LEFT_OVER) };
+            let (needs, keeps) = (self.set_of(columns)?, self.known.keeps(join)?);
             self.inputs[index].test.as_mut().map(|test| (test.needs, test.keeps) = (needs, keeps))?;
         }
         Some(())
@@ -259,7 +257,7 @@ impl Cluster {
         let all: f64 = inputs.map(|(_, input)| input.test.as_ref().map_or(input.rows, |test| test.keeps)).product();
         let divisors = self.divisors.iter().filter(|(pair, _)| pair & !set == 0).map(|(_, divisor)| divisor);
         let filters = self.filters.iter().filter(|(of, _)| of & !set == 0).count();
-        (all / divisors.product::<f64>() * KEPT.powi(filters as i32)).max(1.0)
+        (all / divisors.product::<f64>() * OTHER.powi(filters as i32)).max(1.0)
     }
 
     /// The rows of one side of a join.

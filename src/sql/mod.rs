@@ -6,6 +6,7 @@
 //! | `script` | several statements in one text |
 //! | `session` | what one user has set: current hive and box, options |
 //! | `planner` | statement → answer or physical plan |
+//! | `rules` | the engine's rules for plans, and ours between them |
 //! | `physical_query` | a plan that can run, and what it will cost |
 //! | `catalog` | the names that one statement mentions, as DataFusion catalogs |
 //! | `time_travel` | versions of frames within queries |
@@ -36,6 +37,7 @@
 //! | `rewrites` | expressions that the engine takes otherwise than SQL does |
 //! | `bounded` | functions that must not grow without end |
 //! | `codec` | how our own steps of a plan travel |
+//! | `passing` | steps of a plan that pass rows on |
 //! | `pieces` | a join's input in small pieces |
 //! | `compact` | sorted rows that hold on to no more memory than they need |
 //! | `stop_points` | where a plan lets go of its thread |
@@ -68,6 +70,7 @@ mod limits;
 mod nulls;
 pub mod one_value;
 mod open_quotes;
+mod passing;
 mod physical_query;
 mod pieces;
 mod planner;
@@ -77,6 +80,7 @@ pub mod rewrites;
 mod ripening;
 pub(crate) mod row_change;
 pub mod row_check;
+mod rules;
 mod same_names;
 mod script;
 mod selectivity;

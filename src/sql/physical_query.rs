@@ -24,6 +24,9 @@ const SHORT_MEMORY: u64 = 8 << 10;
 /// What a byte counts below a join.
 const SHORT_JOIN: u64 = 100;
 
+/// Most steps of a stage, one below the other.
+const MAX_STEPS: usize = 40;
+
 /// A physical plan with what it needs to run.
 #[derive(Debug, Clone)]
 pub struct PhysicalQuery {
@@ -186,4 +189,14 @@ fn scans_the_meadow(plan: &Arc<dyn ExecutionPlan>) -> bool {
         // Rows in memory travel with the plan.
         _ => true,
     }
+}
+
+/// Whether every stage of a plan can be read again by the bee that gets it: an encoded message has at most a hundred within
+/// each other, of which a step takes two, and its expressions the rest.
+pub(super) fn is_shallow(plan: &Arc<dyn ExecutionPlan>) -> bool {
+    fn goes_on(plan: &Arc<dyn ExecutionPlan>, steps: usize) -> bool {
+        let steps = if plan.as_network_boundary().is_some() { 0 } else { steps + 1 };
+        steps <= MAX_STEPS && plan.children().into_iter().all(|child| goes_on(child, steps))
+    }
+    goes_on(plan, 0)
 }

@@ -3,22 +3,17 @@
 //! A nested loop join holds its thread until it has compared a whole batch of one input with all rows of the other: with
 //! millions of those, minutes. The pieces that it gets instead follow the time it takes for one.
 
-use std::fmt;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
-use datafusion::common::tree_node::TreeNodeRecursion;
-use datafusion::common::{DataFusionError, Statistics};
-use datafusion::execution::{RecordBatchStream, SendableRecordBatchStream, TaskContext};
-use datafusion::physical_expr::PhysicalExpr;
-use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties, StatisticsArgs};
+use datafusion::common::DataFusionError;
+use datafusion::execution::{RecordBatchStream, SendableRecordBatchStream};
 use futures::{Stream, StreamExt};
 
-use crate::Error;
+use super::passing::{Passes, Passing};
 
 /// Time that a piece should take: above it others wait noticeably, below it the pieces cost more than they are.
 const WANTED: Duration = Duration::from_millis(10);
@@ -26,72 +21,16 @@ const WANTED: Duration = Duration::from_millis(10);
 const FIRST: usize = 4;
 
 /// See the module.
+pub(crate) type PiecesExec = Passes<InPieces>;
+
 #[derive(Debug)]
-pub(crate) struct PiecesExec {
-    input: Arc<dyn ExecutionPlan>,
-}
+pub(crate) struct InPieces;
 
-impl PiecesExec {
-    pub(crate) fn new(input: Arc<dyn ExecutionPlan>) -> Self {
-        Self { input }
-    }
-}
+impl Passing for InPieces {
+    const NAME: &'static str = "PiecesExec";
 
-impl DisplayAs for PiecesExec {
-    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "PiecesExec")
-    }
-}
-
-impl ExecutionPlan for PiecesExec {
-    fn name(&self) -> &str {
-        "PiecesExec"
-    }
-
-    fn properties(&self) -> &Arc<PlanProperties> {
-        self.input.properties()
-    }
-
-    fn maintains_input_order(&self) -> Vec<bool> {
-        vec![true]
-    }
-
-    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
-        vec![&self.input]
-    }
-
-    fn apply_expressions(
-        &self,
-        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion, DataFusionError>,
-    ) -> Result<TreeNodeRecursion, DataFusionError> {
-        Ok(TreeNodeRecursion::Continue)
-    }
-
-    fn with_new_children(
-        self: Arc<Self>,
-        mut children: Vec<Arc<dyn ExecutionPlan>>,
-    ) -> Result<Arc<dyn ExecutionPlan>, DataFusionError> {
-        match (children.pop(), children.pop()) {
-            (Some(input), None) => Ok(Arc::new(Self::new(input))),
-            _ => Err(Error::internal("pieces have one input").into()),
-        }
-    }
-
-    fn execute(
-        &self,
-        partition: usize,
-        context: Arc<TaskContext>,
-    ) -> Result<SendableRecordBatchStream, DataFusionError> {
-        let input = self.input.execute(partition, context)?;
-        Ok(Box::pin(Pieces { input, batch: None, rows: FIRST, given: None, let_go: false }))
-    }
-
-    fn statistics_from_inputs(
-        &self,
-        inputs: &[Arc<Statistics>],
-        _: &StatisticsArgs,
-    ) -> Result<Arc<Statistics>, DataFusionError> {
-        inputs.first().cloned().ok_or_else(|| Error::internal("pieces have one input").into())
+    fn pass(input: SendableRecordBatchStream) -> SendableRecordBatchStream {
+        Box::pin(Pieces { input, batch: None, rows: FIRST, given: None, let_go: false })
     }
 }
 
@@ -154,9 +93,12 @@ impl RecordBatchStream for Pieces {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use arrow::array::{AsArray, Int64Array};
     use arrow::datatypes::Int64Type;
     use datafusion::catalog::memory::MemorySourceConfig;
+    use datafusion::physical_plan::ExecutionPlan;
 
     use super::*;
 

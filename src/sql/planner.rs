@@ -20,48 +20,36 @@ use datafusion::logical_expr::{
     CreateMemoryTable, DdlStatement, DmlStatement, Explain, LogicalPlan, LogicalPlanBuilder, ScalarUDF,
     Statement as PlanStatement, WriteOp,
 };
-use datafusion::optimizer::OptimizerRule;
-use datafusion::physical_optimizer::PhysicalOptimizerRule;
-use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
-use datafusion::physical_plan::{ExecutionPlan, displayable};
+use datafusion::physical_plan::displayable;
 use datafusion::sql::parser::Statement as DfStatement;
 use datafusion::sql::sqlparser::ast::Statement as Ast;
-use datafusion_distributed::{DistributedExec, DistributedExt, NetworkBoundaryExt, display_plan_ascii};
+use datafusion_distributed::{DistributedExec, DistributedExt, display_plan_ascii};
 
 use super::alter::{columns_of, refuse_unkept_options, require_column, require_unchecked, type_of};
 use super::answer;
 use super::catalog::{Target, catalogs, frame_behind, frame_of, frame_table};
-use super::compact::CompactSorts;
 use super::copy::{Output, aim, sink};
 use super::distribution::{Split, SwarmBees, apply_options, distributed, session_config};
 use super::files::rows_for;
-use super::filter_names::WhereNamesDiffer;
 use super::frame_table::ScanNotes;
-use super::group_reduction::GroupReduction;
-use super::join_order::JoinOrder;
 use super::layout::Layout;
 use super::limits::{check_statement, survey};
 use super::nulls::with_nulls;
 use super::one_value::{one_value, with_one_value};
-use super::open_quotes::OpenQuotes;
-use super::physical_query::PhysicalQuery;
+use super::physical_query::{PhysicalQuery, is_shallow};
 use super::refused;
 use super::rewrites::AsSql;
 use super::row_change::RowChange;
 use super::row_check::RowCheck;
-use super::selectivity::FilterEstimates;
+use super::rules::{in_own_order, with_rules};
 use super::session::SqlSession;
 use super::shared_scan::SharedScans;
 use super::statement::{Altering, Kind, Statement, parse};
-use super::stop_points::StopPoints;
 use super::time_travel::{Sight, split};
 use super::world::World;
 use crate::storage::vacuum::RETENTION;
 use crate::storage::{Alteration, AsOf, BoxName, FrameRef, FrameState, HiveName, Meadow, WriteMode};
 use crate::{Error, Result};
-
-/// Most steps of a stage, one below the other.
-const MAX_STEPS: usize = 40;
 
 /// Values for `$1` or `$name` in a query.
 #[derive(Debug, Clone, Default)]
@@ -224,12 +212,8 @@ impl Planner {
     /// # Errors
     /// Never in practice: the options exist.
     pub fn new(meadow: Meadow, split: Split, functions: Vec<Arc<ScalarUDF>>, world: Arc<dyn World>) -> Result<Self> {
-        let mut builder = SessionStateBuilder::new()
-            .with_default_features()
-            .with_config(session_config(&split))
-            .with_optimizer_rule(Arc::new(GroupReduction))
-            .with_optimizer_rule(Arc::new(JoinOrder))
-            .with_physical_optimizer_rules(physical_rules());
+        let builder = SessionStateBuilder::new().with_default_features().with_config(session_config(&split));
+        let mut builder = with_rules(builder);
         builder.scalar_functions().get_or_insert_default().extend(functions);
         builder.aggregate_functions().get_or_insert_default().push(one_value());
         let mut base = builder.build();
@@ -680,36 +664,6 @@ impl Draft {
             ("cells", query.notes.to_string()),
         ])
     }
-}
-
-/// A session that leaves joins as they are written.
-fn in_own_order(state: &SessionState) -> SessionState {
-    let rules = state.optimizers().iter().filter(|rule| rule.name() != JoinOrder.name()).cloned();
-    SessionStateBuilder::new_from_existing(state.clone()).with_optimizer_rules(rules.collect()).build()
-}
-
-/// Whether every stage of a plan can be read again by the bee that gets it: an encoded message has at most a hundred within
-/// each other, of which a step takes two, and its expressions the rest.
-fn is_shallow(plan: &Arc<dyn ExecutionPlan>) -> bool {
-    fn goes_on(plan: &Arc<dyn ExecutionPlan>, steps: usize) -> bool {
-        let steps = if plan.as_network_boundary().is_some() { 0 } else { steps + 1 };
-        steps <= MAX_STEPS && plan.children().into_iter().all(|child| goes_on(child, steps))
-    }
-    goes_on(plan, 0)
-}
-
-/// The engine's rules between those of ours.
-fn physical_rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
-    let sinks = |rule: &Arc<dyn PhysicalOptimizerRule + Send + Sync>| rule.name().starts_with("FilterPushdown");
-    let rules = PhysicalOptimizer::new().rules.into_iter();
-    let rules = rules.map(|rule| if sinks(&rule) { Arc::new(WhereNamesDiffer(rule)) as _ } else { rule });
-    let mut rules: Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> = rules.collect();
-    // The sides of joins are chosen by it.
-    rules.insert(0, Arc::new(FilterEstimates));
-    rules.push(Arc::new(StopPoints));
-    rules.push(Arc::new(OpenQuotes));
-    rules.push(Arc::new(CompactSorts));
-    rules
 }
 
 /// The name that a CREATE TABLE makes: it is no table to be looked up.

@@ -30,8 +30,8 @@ const COMPARED: f64 = 1.0 / 3.0;
 const LIKE: f64 = 0.1;
 /// Most that a list keeps.
 const LISTED: f64 = 0.5;
-/// A condition of another kind: what the engine takes for it.
-const OTHER: f64 = 0.2;
+/// A condition of which nothing is known: what the engine takes for it.
+pub(super) const OTHER: f64 = 0.2;
 
 /// The share of rows that `predicate` is expected to keep, from 0 to 1.
 pub(super) fn selectivity(predicate: &Arc<dyn PhysicalExpr>, statistics: &Statistics) -> f64 {
