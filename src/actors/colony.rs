@@ -24,6 +24,7 @@ use super::bee::BeeCore;
 use super::chamber::{CellSource, Combs};
 use super::channel::{BeeChannels, BeeSlot};
 use super::foreign::Following;
+use super::gather::Gathering;
 use super::guard::{Budget, guard};
 use super::heartbeat::{Heart, HeartbeatActor, NodeInfo};
 use super::housekeeper::{House, HousekeeperActor};
@@ -118,6 +119,7 @@ pub(crate) struct Core {
     pub(crate) streams: Arc<Streams>,
     pub(crate) scout: ScoutSlot,
     pub(crate) house: Arc<House>,
+    pub(crate) gathering: Gathering,
     _budget: Budget,
     /// What was written to the local disk.
     pub(crate) wear: Arc<Wear>,
@@ -230,6 +232,7 @@ impl Core {
             admission,
             scout: ScoutSlot::default(),
             house: Arc::new(house),
+            gathering: Gathering::default(),
             _budget: budget,
             wear,
             scratch: Mutex::new(scratch),
@@ -751,7 +754,6 @@ impl std::fmt::Debug for Colony {
 }
 
 async fn open_on_io(settings: Settings, functions: Vec<Arc<ScalarUDF>>) -> Result<Arc<Core>> {
-    crate::memory::give_back();
     let io = IoRuntime::new()?;
     let handle = io.1.clone();
     handle.spawn(Core::open(settings, functions, io)).await?

@@ -8,7 +8,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use super::colony::Core;
-use super::query::QueryRecord;
+use super::query::{Queries, QueryRecord};
 use crate::memory::{held, lent, trim};
 use crate::size::format_size;
 use crate::{Error, ErrorKind};
@@ -21,6 +21,8 @@ const LOOK: Duration = Duration::from_millis(10);
 const LETTING_GO: Duration = Duration::from_millis(500);
 /// Bytes that were given back since memory was trimmed, for another time to be worth it.
 const WORTH_TRIMMING: u64 = 64 << 20;
+/// Time without a query after which there will be none for a while.
+const REST: Duration = Duration::from_secs(1);
 /// Younger queries are not suspected: what they took is next to nothing.
 const SUSPECT: Duration = Duration::from_millis(20);
 
@@ -59,7 +61,7 @@ pub(crate) async fn guard(core: Weak<Core>) {
         if queries.is_empty() {
             resting = held().unwrap_or(0).saturating_sub(lent());
             tokio::select! {
-                () = queries.begun() => {}
+                () = next_query(&core, &queries) => {}
                 () = token.cancelled() => return,
             }
         }
@@ -92,6 +94,17 @@ pub(crate) async fn guard(core: Weak<Core>) {
             _ => {}
         }
     }
+}
+
+/// Waits for a query. In the meantime nothing that is free is kept.
+async fn next_query(core: &Weak<Core>, queries: &Queries) {
+    if tokio::time::timeout(REST, queries.begun()).await.is_ok() {
+        return;
+    }
+    if let Some(core) = core.upgrade() {
+        core.io().spawn_blocking(trim);
+    }
+    queries.begun().await;
 }
 
 /// The query that most likely holds it: the one whose operators say that they hold most, when that explains anything; else

@@ -35,6 +35,7 @@
 //! | `exchange` | how tasks on different nodes, or in different stages, get at each other's rows |
 //! | `world` | the tables of the box `system` |
 //! | `write` | cells encoded by all bees, one commit |
+//! | `gather` | small appends that share a cell and a commit |
 //! | `stream` | rows that come a few at a time |
 //! | `query` | a running query: record, limits, statistics, stream |
 //! | `admission` | how much may run and wait |
@@ -53,6 +54,7 @@ mod channel;
 mod colony;
 mod exchange;
 mod foreign;
+mod gather;
 mod guard;
 mod heartbeat;
 mod housekeeper;

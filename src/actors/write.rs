@@ -4,15 +4,18 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use actix::Message;
-use arrow::array::RecordBatch;
+use arrow::array::{Array, RecordBatch};
+use arrow::compute::concat_batches;
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use datafusion::execution::SendableRecordBatchStream;
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use futures::StreamExt;
 use futures::future::join_all;
 use tokio::sync::{Mutex, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::colony::Core;
+use super::gather::may_have_landed;
 use super::query::QueryRecord;
 use crate::sql::Backpressure;
 use crate::sql::row_check::RowCheck;
@@ -25,6 +28,8 @@ use crate::{Error, Result};
 /// Rows of a batch that one bee takes at a time: large enough that the queue costs nothing, small enough to share one
 /// caller's huge batch between bees.
 const ROWS_AT_A_TIME: usize = 65_536;
+/// Bytes of an append that shares cells with others: encoding them takes no longer than a commit.
+const SMALL: usize = 1 << 20;
 
 /// One bee's share of a write: it takes batches until there are no more.
 #[derive(Clone, Message)]
@@ -138,11 +143,26 @@ pub(crate) async fn write_frame(
     let Writing { change, writers, rows: expected } = writing;
     core.meadow.require_writable()?;
     let given = rows.schema();
-    let coercion = Coercion::plan(&given, &base.schema)?.keeping_views(&given, &base.partition_by);
+    let coercion = Coercion::plan(&given, &base.schema)?;
     let is_given = |column: &str| given.fields().iter().any(|field| field.name().eq_ignore_ascii_case(column));
     if let Some(missing) = base.partition_by.iter().find(|column| !is_given(column)) {
         return Err(Error::schema(format!("partition column '{missing}' is missing: add it to the data")));
     }
+    let token = query.attempt().child_token();
+    let _stops_with_us = token.clone().drop_guard();
+    let rows = match change {
+        Change::Append => match few(rows, &token).await? {
+            Rows::All(rows) => {
+                let rows = coercion.apply(&rows)?;
+                core.planner.row_checks(base, &base.schema)?.iter().try_for_each(|check| check.check(&rows))?;
+                stopped(query)?;
+                return core.gathering.append(core, base, rows).await;
+            }
+            Rows::Many(rows) => rows,
+        },
+        _ => rows,
+    };
+    let coercion = coercion.keeping_views(&given, &base.partition_by);
     // Rows that others wrote against a condition stay where they are, and may be moved.
     let checks = match change.makes_rows() {
         true => core.planner.row_checks(base, coercion.schema())?,
@@ -151,14 +171,9 @@ pub(crate) async fn write_frame(
     let mut plan = core.meadow.ledger().cell_plan(base, cell_cut(core, &base.schema)).await?;
     plan.null_partitions =
         matches!(change, Change::Replace(..)) && core.meadow.ledger().has_null_partitions(base).await?;
-    let token = query.attempt().child_token();
-    let _stops_with_us = token.clone().drop_guard();
     let encoding = |input| EncodeCells { plan, coercion, checks, input, token: token.clone() };
     let cells = encode(core, encoding, rows, writers, &token).await?;
-    let (rows, bytes, count) = (cells.iter().map(|c| c.rows).sum(), cells.iter().map(|c| c.bytes).sum(), cells.len());
-    if count == 0 && !change.removes() {
-        return Ok(WriteResult { version: base.version(), rows, cells: 0, bytes, temperature: core.temperature() });
-    }
+    let rows = cells.iter().map(|cell| cell.rows).sum();
     if !expected.contains(&rows) {
         core.remove_cells(&cells).await;
         return Err(Error::invalid(format!(
@@ -167,24 +182,92 @@ pub(crate) async fn write_frame(
             expected.start()
         )));
     }
-    if let Some(reason) = query.stop_reason().or_else(|| query.stay().err()) {
+    if let Err(reason) = stopped(query) {
         core.remove_cells(&cells).await;
         return Err(reason);
+    }
+    let written = commit(core, base, cells, change).await?;
+    if !query.is_housekeeping() {
+        core.house.touched(&base.frame, 1);
+    }
+    Ok(written)
+}
+
+/// Writes rows that are as the frame has them, and that passed its checks; one bee does.
+pub(super) async fn write_batch(core: &Arc<Core>, base: &Arc<FrameState>, rows: RecordBatch) -> Result<WriteResult> {
+    let plan = core.meadow.ledger().cell_plan(base, cell_cut(core, &base.schema)).await?;
+    let coercion = Coercion::plan(&base.schema, &base.schema)?;
+    let token = core.token.child_token();
+    let encoding = |input| EncodeCells { plan, coercion, checks: Vec::new(), input, token: token.clone() };
+    let rows = futures::stream::iter([Ok(rows)]);
+    let rows = Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&base.schema), rows));
+    let cells = encode(core, encoding, rows, Some(1), &token).await?;
+    let written = commit(core, base, cells, Change::Append).await?;
+    core.house.touched(&base.frame, 1);
+    Ok(written)
+}
+
+/// Makes cells visible, or removes them again.
+async fn commit(core: &Core, base: &Arc<FrameState>, cells: Vec<CellFile>, change: Change) -> Result<WriteResult> {
+    let (rows, bytes, count) = (cells.iter().map(|c| c.rows).sum(), cells.iter().map(|c| c.bytes).sum(), cells.len());
+    let result = |version| WriteResult { version, rows, cells: count, bytes, temperature: core.temperature() };
+    if count == 0 && !change.removes() {
+        return Ok(result(base.version()));
     }
     let committed = match core.ledger()?.commit(base, cells.clone(), change).await {
         Ok(committed) => committed,
         Err(error) => {
-            // A commit whose outcome is unknown may have landed: its cells stay.
-            if error.kind() != crate::ErrorKind::Closed && error.kind() != crate::ErrorKind::Storage {
+            // Cells of one that may have landed stay.
+            if !may_have_landed(&error) {
                 core.remove_cells(&cells).await;
             }
             return Err(error);
         }
     };
-    if !query.is_housekeeping() {
-        core.house.touched(&base.frame, 1);
+    Ok(result(committed.version()))
+}
+
+/// Why the statement must not go on.
+fn stopped(query: &QueryRecord) -> Result<()> {
+    query.stop_reason().map_or_else(|| query.stay(), Err)
+}
+
+/// The rows of a write.
+enum Rows {
+    /// All of them: they are few.
+    All(RecordBatch),
+    /// They are many.
+    Many(SendableRecordBatchStream),
+}
+
+/// Reads rows until there are no more, or too many.
+async fn few(mut rows: SendableRecordBatchStream, token: &CancellationToken) -> Result<Rows> {
+    let schema = rows.schema();
+    let (mut first, mut bytes) = (Vec::new(), 0);
+    while let Some(batch) = next(&mut rows, token).await? {
+        bytes += bytes_of(&batch);
+        first.push(batch);
+        if bytes > SMALL {
+            let rows = futures::stream::iter(first.into_iter().map(Ok)).chain(rows);
+            return Ok(Rows::Many(Box::pin(RecordBatchStreamAdapter::new(schema, rows))));
+        }
     }
-    Ok(WriteResult { version: committed.version(), rows, cells: count, bytes, temperature: core.temperature() })
+    Ok(Rows::All(concat_batches(&schema, &first)?))
+}
+
+/// Bytes of a batch's own rows, whatever larger one they are a part of.
+pub(super) fn bytes_of(batch: &RecordBatch) -> usize {
+    let bytes = |column: &dyn Array| column.to_data().get_slice_memory_size();
+    batch.columns().iter().map(|column| bytes(column).unwrap_or(SMALL)).sum()
+}
+
+/// The next rows of a write that may be cancelled.
+async fn next(rows: &mut SendableRecordBatchStream, token: &CancellationToken) -> Result<Option<RecordBatch>> {
+    tokio::select! {
+        biased;
+        () = token.cancelled() => Err(Error::cancelled("the write was cancelled: nothing was committed")),
+        next = rows.next() => Ok(next.transpose()?),
+    }
 }
 
 async fn encode(
@@ -202,7 +285,9 @@ async fn encode(
             addr?.send(message).await.map_err(|_| Error::internal("a bee stopped while it wrote cells: write again"))?
         }
     };
-    let shares = join_all(core.slots.iter().take(writers.unwrap_or(usize::MAX)).map(share));
+    let mut bees: Vec<_> = core.slots.iter().collect();
+    bees.sort_by_key(|slot| slot.core.expected());
+    let shares = join_all(bees.into_iter().take(writers.unwrap_or(usize::MAX)).map(share));
     let (fed, shares) = tokio::join!(feed(rows, sender, token), shares);
     let failed = fed.is_err() || shares.iter().any(Result::is_err);
     if !failed {
@@ -223,20 +308,7 @@ async fn feed(
     sender: mpsc::Sender<RecordBatch>,
     token: &CancellationToken,
 ) -> Result<()> {
-    loop {
-        let next = tokio::select! {
-            biased;
-            () = token.cancelled() => return Err(Error::cancelled("the write was cancelled: nothing was committed")),
-            next = rows.next() => next,
-        };
-        let batch = match next {
-            None => return Ok(()),
-            Some(Ok(batch)) => batch,
-            Some(Err(error)) => {
-                token.cancel();
-                return Err(error.into());
-            }
-        };
+    while let Some(batch) = next(&mut rows, token).await.inspect_err(|_| token.cancel())? {
         for start in (0..batch.num_rows()).step_by(ROWS_AT_A_TIME) {
             let piece = batch.slice(start, ROWS_AT_A_TIME.min(batch.num_rows() - start));
             if sender.send(piece).await.is_err() {
@@ -244,6 +316,7 @@ async fn feed(
             }
         }
     }
+    Ok(())
 }
 
 /// Bytes of a row in memory, as far as types tell; 32 for what has no fixed width.

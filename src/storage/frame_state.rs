@@ -102,7 +102,7 @@ impl FrameState {
     }
 
     /// Whether it has the same columns and settings as another version of the frame.
-    pub(super) fn is_table_of(&self, other: &Self) -> bool {
+    pub(crate) fn is_table_of(&self, other: &Self) -> bool {
         is_same_table(&self.snapshot, &other.snapshot)
     }
 

@@ -12,7 +12,7 @@ use arrow::array::{ArrayRef, Int64Array, RecordBatch};
 use tempfile::TempDir;
 use tokio::runtime::{Handle, Runtime};
 
-use crate::support::{Running, folder, name, numbers, run, settings, start, values, write};
+use crate::support::{Running, batch, folder, name, numbers, run, settings, start, values, write};
 use crate::{azurite, ministack};
 
 const WRITERS: i64 = 8;
@@ -62,6 +62,36 @@ fn appends_of_many_threads_through_one_colony_all_land_once() {
         }
     });
     assert_eq!(values(colony, "t"), (0..WRITERS * APPENDS * ROWS).collect::<Vec<i64>>());
+    let info = colony.block_on(colony.describe(&name("t"))).unwrap();
+    assert!(info.version < (WRITERS * APPENDS) as u64, "appends that meet share a commit: {info:?}");
+    assert_eq!(info.cells as u64, info.version, "and a cell");
+}
+
+#[test]
+fn an_append_that_cannot_be_written_fails_alone() {
+    let folder = folder();
+    let colony = start(settings(&folder));
+    run(&colony, "CREATE FRAME t (x BIGINT, day BIGINT) PARTITIONED BY (day)");
+    let colony = &colony;
+    let row = |x: i64, day: Option<i64>| {
+        let columns = [("x", vec![Some(x)]), ("day", vec![day])];
+        batch(columns.map(|(name, values)| (name, Arc::new(Int64Array::from(values)) as ArrayRef)).to_vec())
+    };
+    std::thread::scope(|scope| {
+        for number in 0..WRITERS {
+            scope.spawn(move || {
+                for append in 0..APPENDS {
+                    let day = (number > 0).then_some(1);
+                    let written = write(colony, "t", row(number * APPENDS + append, day), WriteMode::Append);
+                    match (number, written) {
+                        (0, written) => assert_eq!(written.unwrap_err().kind(), ErrorKind::Schema),
+                        (_, written) => assert_eq!(written.unwrap().rows, 1),
+                    }
+                }
+            });
+        }
+    });
+    assert_eq!(values(colony, "t"), (APPENDS..WRITERS * APPENDS).collect::<Vec<i64>>());
 }
 
 fn append_all(writer: &Running, number: i64) {
