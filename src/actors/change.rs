@@ -26,8 +26,9 @@ use crate::sql::statement::query_of;
 use crate::sql::z_order::{Sample, sampling};
 use crate::sql::{Ask, Layout, Params, PhysicalQuery, RowChange, Target};
 use crate::storage::Cells;
-use crate::storage::leafcutter::{Cut, worth_merging};
-use crate::storage::{AsOf, Change, ChangeResult, FrameRef, Rewrite};
+use crate::storage::deleted_rows::DeletedRows;
+use crate::storage::leafcutter::{Cut, worth_marking, worth_merging};
+use crate::storage::{AsOf, Change, ChangeResult, FrameRef, Marks, Replaced, Rewrite};
 use crate::{Error, ErrorKind, Result};
 
 /// Runs of one statement before its conflict is the caller's.
@@ -104,11 +105,37 @@ pub(super) struct Run<'a> {
 /// What the first query found.
 #[derive(Default)]
 struct Found {
-    cells: Vec<usize>,
+    cells: Vec<FoundCell>,
     matches: u64,
     rows: u64,
+}
+
+/// A cell with rows that match.
+struct FoundCell {
+    index: usize,
     updated: u64,
     deleted: u64,
+}
+
+impl Found {
+    fn updated(&self) -> u64 {
+        self.cells.iter().map(|cell| cell.updated).sum()
+    }
+
+    fn deleted(&self) -> u64 {
+        self.cells.iter().map(|cell| cell.deleted).sum()
+    }
+
+    /// Those cells whose rows are better marked, and the others.
+    fn parted(self, target: &Target) -> (Vec<FoundCell>, Vec<FoundCell>) {
+        let marks_rows = target.state.marks_rows();
+        self.cells.into_iter().partition(|cell| {
+            let former = target.cells.deleted(cell.index).map_or(0, DeletedRows::count);
+            let rows = target.cells.rows_written(cell.index).filter(|_| marks_rows);
+            let gone = former + cell.updated + cell.deleted;
+            rows.is_some_and(|rows| worth_marking(target.cells.bytes(cell.index), rows, gone))
+        })
+    }
 }
 
 impl Run<'_> {
@@ -129,7 +156,7 @@ impl Run<'_> {
     async fn change(&self, change: &RowChange) -> Result<ChangeResult> {
         let mut target = self.target().await?;
         // Says what is wrong with the statement before anything is read.
-        let replacement = change.replacement(&target.state.schema)?;
+        change.replacement(&target.state.schema, None)?;
         let mut found = Found::default();
         if !change.only_inserts() {
             let once = self.has_each_key_once(change, &target).await?;
@@ -144,22 +171,58 @@ impl Run<'_> {
             if found.cells.is_empty() && !change.may_insert() {
                 return Ok(self.nothing(&target));
             }
-            target.only = Some(Arc::new(found.cells.clone()));
+            target.only = Some(Arc::new(found.cells.iter().map(|cell| cell.index).collect()));
         }
-        let before = self.rows_before(&target, &found.cells).await?;
-        let kept =
-            before.checked_sub(found.deleted).ok_or_else(|| Error::internal("more rows deleted than there are"))?;
+        let (updated, deleted) = (found.updated(), found.deleted());
+        let (marked, rewritten) = found.parted(&target);
+        let marks = self.marks(change, &target, &marked).await?;
+        let cells: Vec<usize> = rewritten.iter().map(|cell| cell.index).collect();
+        let before = self.rows_before(&target, &cells).await?;
+        let kept = before
+            .checked_sub(rewritten.iter().map(|cell| cell.deleted).sum())
+            .ok_or_else(|| Error::internal("more rows deleted than there are"))?;
+        let kept = kept + marked.iter().map(|cell| cell.updated).sum::<u64>();
         // What both queries say must agree: a row too few or too many is never committed.
         let rows = kept..=if change.may_insert() { u64::MAX } else { kept };
         // The replacement of a MERGE holds conditions that the first query does not have.
         let stable = change.rewrite() == Rewrite::Merge;
+        let replacement = change.replacement(&target.state.schema, (!marked.is_empty()).then_some(&cells))?;
         let query = self.plan(change.filled(&replacement)?, &target, stable).await?;
-        let writing = Writing { change: replacing(change.rewrite(), &target, &found.cells), writers: None, rows };
-        let mut result = self.write(query, writing, &target, found.cells.len()).await?;
-        (result.rows_updated, result.rows_deleted) = (found.updated, found.deleted);
+        let mut replaced = whole(&target, &cells);
+        replaced.marked = marks.with_former(&target.cells)?;
+        let change = Change::Replace(change.rewrite(), Arc::new(replaced));
+        let mut result = self.write(query, Writing { change, writers: None, rows }, &target, cells.len()).await?;
+        (result.rows_updated, result.rows_deleted) = (updated, deleted);
         // Until here it holds all rows that were written.
         result.rows_inserted -= kept;
         Ok(result)
+    }
+
+    /// The rows of these cells that a statement takes away.
+    async fn marks(&self, change: &RowChange, target: &Target, cells: &[FoundCell]) -> Result<Marks> {
+        let mut marks = Marks::default();
+        let wanted: Vec<_> = cells.iter().filter(|cell| cell.updated + cell.deleted > 0).collect();
+        if wanted.is_empty() {
+            return Ok(marks);
+        }
+        let target = target.with_row_numbers(wanted.iter().map(|cell| cell.index).collect());
+        let physical = self.plan(change.filled(&change.marks())?, &target, true).await?;
+        let mut batches = execute_stream(Arc::clone(&physical.plan), Arc::clone(&physical.context))?;
+        let gathered = async {
+            while let Some(batch) = batches.try_next().await? {
+                marks.add(&numbers(&batch, "cell")?, &numbers(&batch, "row")?);
+            }
+            Ok(())
+        };
+        until_stopped(self.query, gathered).await?;
+        let (found, expected) = (marks.count(), wanted.iter().map(|cell| cell.updated + cell.deleted).sum::<u64>());
+        match found == expected {
+            true => Ok(marks),
+            false => Err(Error::invalid(format!(
+                "the statement changes {expected} rows and then {found}: what it compares with gives something else each \
+                 time; nothing was changed"
+            ))),
+        }
     }
 
     /// Whether a MERGE's source can match no row twice, as far as is easily told.
@@ -180,7 +243,7 @@ impl Run<'_> {
         let cut = cell_cut(self.core, &target.state.schema);
         let chosen = match tier {
             Some(least) => tier_cells(&target.cells, &cut, least),
-            None if *layout == Layout::Any => small_cells(&target.cells, &cut, |cells| cells.len()),
+            None if *layout == Layout::Any => small_or_marked_cells(&target.cells, &cut),
             None => (0..target.cells.len()).collect(),
         };
         if chosen.is_empty() {
@@ -193,7 +256,7 @@ impl Run<'_> {
         target.only = Some(Arc::new(chosen.clone()));
         let rows = self.rows_before(&target, &chosen).await?;
         let writing = Writing {
-            change: replacing(Rewrite::Compact, &target, &chosen),
+            change: Change::Replace(Rewrite::Compact, Arc::new(whole(&target, &chosen))),
             writers: Some(writers),
             rows: rows..=rows,
         };
@@ -263,18 +326,17 @@ impl Run<'_> {
     async fn found(&self, physical: &PhysicalQuery) -> Result<Found> {
         let mut found = Found::default();
         for batch in self.rows(physical).await? {
-            let column = |name: &str| -> Result<Vec<u64>> {
-                let column = batch.column_by_name(name).ok_or_else(|| Error::internal(format!("no column {name}")))?;
-                let numbers = cast(column, &DataType::Int64)?;
-                Ok(numbers.as_primitive::<Int64Type>().iter().map(|n| n.unwrap_or(0).max(0) as u64).collect())
-            };
-            found.cells.extend(column("cell")?.into_iter().map(|cell| cell as usize));
-            found.matches += column("matches")?.iter().sum::<u64>();
-            found.rows += column("rows")?.iter().sum::<u64>();
-            found.updated += column("updated")?.iter().sum::<u64>();
-            found.deleted += column("deleted")?.iter().sum::<u64>();
+            let (updated, deleted) = (numbers(&batch, "updated")?, numbers(&batch, "deleted")?);
+            let changed = updated.into_iter().zip(deleted).zip(numbers(&batch, "cell")?);
+            found.cells.extend(changed.map(|((updated, deleted), cell)| FoundCell {
+                index: cell as usize,
+                updated,
+                deleted,
+            }));
+            found.matches += numbers(&batch, "matches")?.iter().sum::<u64>();
+            found.rows += numbers(&batch, "rows")?.iter().sum::<u64>();
         }
-        found.cells.sort_unstable();
+        found.cells.sort_unstable_by_key(|cell| cell.index);
         Ok(found)
     }
 
@@ -295,8 +357,26 @@ impl Run<'_> {
     }
 }
 
-fn replacing(rewrite: Rewrite, target: &Target, cells: &[usize]) -> Change {
-    Change::Replace(rewrite, Arc::new(cells.iter().map(|index| target.cells.name(*index).to_string()).collect()))
+/// Cells that go as a whole.
+fn whole(target: &Target, cells: &[usize]) -> Replaced {
+    let removed = cells.iter().map(|index| target.cells.name(*index).to_string()).collect();
+    Replaced { removed, ..Replaced::default() }
+}
+
+/// A column of a query's answer, all of whose numbers are positive.
+fn numbers(batch: &RecordBatch, name: &str) -> Result<Vec<u64>> {
+    let column = batch.column_by_name(name).ok_or_else(|| Error::internal(format!("no column {name}")))?;
+    let numbers = cast(column, &DataType::Int64)?;
+    Ok(numbers.as_primitive::<Int64Type>().iter().map(|n| n.unwrap_or(0).max(0) as u64).collect())
+}
+
+/// What OPTIMIZE writes anew: small cells that go together, and those with rows that are marked as deleted.
+fn small_or_marked_cells(cells: &Cells, cut: &Cut) -> Vec<usize> {
+    let mut chosen = small_cells(cells, cut, |cells| cells.len());
+    chosen.extend((0..cells.len()).filter(|index| cells.deleted(*index).is_some()));
+    chosen.sort_unstable();
+    chosen.dedup();
+    chosen
 }
 
 /// Of a partition's cells that are below half their cut, smallest first, as many as `worth` says; one alone stays.

@@ -16,7 +16,8 @@ use crate::{Error, Result};
 
 /// What can be said of a frame.
 const FORMS: &str = "ADD COLUMN c TYPE, DROP COLUMN c, RENAME COLUMN a TO b, ALTER COLUMN c TYPE t, \
-                     ALTER COLUMN c SET NOT NULL or DROP NOT NULL, ADD CONSTRAINT n CHECK (…), DROP CONSTRAINT n, SET HOUSEKEEPING ON or OFF";
+                     ALTER COLUMN c SET NOT NULL or DROP NOT NULL, ADD CONSTRAINT n CHECK (…), DROP CONSTRAINT n, \
+                     SET TBLPROPERTIES ('key' = 'value', …), SET HOUSEKEEPING ON or OFF";
 
 /// Parses ALTER FRAME.
 ///
@@ -53,7 +54,9 @@ fn change(parser: &mut Parser<'_>, sql: &str) -> Result<Option<Altering>, Parser
     if take_words(parser, &["ADD"]) {
         return new_columns(parser).map(Some);
     }
-    let other = if take_words(parser, &["DROP", "CONSTRAINT"]) {
+    let other = if take_words(parser, &["SET", "TBLPROPERTIES"]) {
+        Alteration::SetProperties(properties(parser)?)
+    } else if take_words(parser, &["DROP", "CONSTRAINT"]) {
         let if_exists = take_words(parser, &["IF", "EXISTS"]);
         Alteration::DropCheck { name: identifier(parser)?, if_exists }
     } else if take_words(parser, &["DROP", "COLUMN"]) {
@@ -82,6 +85,18 @@ fn change(parser: &mut Parser<'_>, sql: &str) -> Result<Option<Altering>, Parser
         return Ok(None);
     };
     Ok(Some(Altering::Other(other)))
+}
+
+/// `('key' = 'value', …)`
+fn properties(parser: &mut Parser<'_>) -> Result<Vec<(String, String)>, ParserError> {
+    parser.expect_token(&Token::LParen)?;
+    let properties = parser.parse_comma_separated(|parser| {
+        let key = parser.parse_literal_string()?;
+        parser.expect_token(&Token::Eq)?;
+        Ok((key, parser.parse_literal_string()?))
+    })?;
+    parser.expect_token(&Token::RParen)?;
+    Ok(properties)
 }
 
 fn constraint(parser: &mut Parser<'_>, sql: &str) -> Result<Altering, ParserError> {

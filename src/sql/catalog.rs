@@ -17,7 +17,7 @@ use super::changes::changes_table;
 use super::files::{file_table, is_path};
 use super::frame_table::{FrameTable, ScanNotes};
 use super::ripening::RipeningTable;
-use super::row_change::{CELL, TARGET};
+use super::row_change::{CELL, ROW, TARGET};
 use super::session::SqlSession;
 use super::system_table::system_table;
 use super::time_travel::{Sight, seen, split};
@@ -129,6 +129,8 @@ pub struct Target {
     pub cells: Arc<Cells>,
     /// Those to read, in order; all when it is `None`.
     pub only: Option<Arc<Vec<usize>>>,
+    /// Whether the rows of each cell are numbered, too; a query of it runs on one bee.
+    pub(super) rows_numbered: bool,
     /// Other frames as the statement saw them first: all of its queries see the same rows.
     others: Arc<Mutex<HashMap<(FrameRef, AsOf), Seen>>>,
 }
@@ -138,7 +140,12 @@ impl Target {
     pub fn new(state: Arc<FrameState>, cells: Arc<Cells>) -> Self {
         let seen = (Arc::clone(&state), Arc::clone(&cells));
         let others = Arc::new(Mutex::new(HashMap::from([((state.frame.clone(), AsOf::Latest), seen)])));
-        Self { state, cells, only: None, others }
+        Self { state, cells, only: None, rows_numbered: false, others }
+    }
+
+    /// Some of its cells, with their rows numbered.
+    pub fn with_row_numbers(&self, cells: Vec<usize>) -> Self {
+        Self { only: Some(Arc::new(cells)), rows_numbered: true, ..self.clone() }
     }
 
     async fn other(&self, meadow: &Meadow, frame: &FrameRef, as_of: AsOf) -> Result<Seen> {
@@ -152,7 +159,8 @@ impl Target {
 
     fn table(&self, notes: &Arc<ScanNotes>) -> FrameTable {
         let table = FrameTable::new(Arc::clone(&self.state), Arc::clone(&self.cells), Arc::clone(notes));
-        table.numbered(CELL, self.only.clone())
+        let table = table.numbered(CELL, self.only.clone());
+        if self.rows_numbered { table.with_row_numbers(ROW) } else { table }
     }
 }
 

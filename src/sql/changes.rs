@@ -1,7 +1,8 @@
 //! The rows that commits added and removed, as a view over the cells that they added and removed.
 //!
 //! Cells are replaced whole, so most rows of a removed cell are in an added one, too: of a commit that did both, the rows
-//! that are more often on one side are what changed. No engine has to have written Delta's change data for it.
+//! that are more often on one side are what changed. Of a cell that stays, with other rows marked as deleted, those are
+//! looked at alone. No engine has to have written Delta's change data for it.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -167,13 +168,14 @@ impl Feed<'_> {
         let moment = lit(ScalarValue::TimestampMillisecond(Some(moment), Some("UTC".into())));
         let ours = |kind: Expr| [kind.alias(TYPE), lit(number).alias(VERSION), moment.clone().alias(TIMESTAMP)];
         let before = self.version(commit.entry.version.saturating_sub(1)).await?;
-        let gone = self.scan(&before, named(&before.1, &commit.removed))?;
         if commit.added.is_empty() {
+            let gone = self.scan(&before, named(&before.1, &commit.removed))?;
             let columns = self.columns(&before.0)?.into_iter().chain(ours(lit("delete")));
             return Ok(gone.project(columns)?.build()?);
         }
         let after = self.version(commit.entry.version).await?;
-        let come = self.scan(&after, named(&after.1, &commit.added))?;
+        let gone = self.scan(&only_new(&before, &after.1, &commit.removed)?, named(&before.1, &commit.removed))?;
+        let come = self.scan(&only_new(&after, &before.1, &commit.added)?, named(&after.1, &commit.added))?;
         let signed = |rows: LogicalPlanBuilder, state: &FrameState, sign: i64| {
             let columns = self.columns(state)?.into_iter().chain([lit(sign).alias(SIGN)]);
             Ok::<_, Error>(rows.project(columns)?.build()?)
@@ -227,6 +229,20 @@ impl Feed<'_> {
 fn named(cells: &Cells, names: &[String]) -> Vec<usize> {
     let names: std::collections::HashSet<&str> = names.iter().map(String::as_str).collect();
     (0..cells.len()).filter(|index| names.contains(cells.name(*index))).collect()
+}
+
+/// A version in which those of its cells with these names that the other version has, too, have only the rows that are
+/// deleted there: a commit that marks rows removes a cell and adds it again.
+fn only_new(
+    version: &(Arc<FrameState>, Arc<Cells>),
+    other: &Cells,
+    names: &[String],
+) -> Result<(Arc<FrameState>, Arc<Cells>)> {
+    let there: HashMap<&str, usize> = (0..other.len()).map(|index| (other.name(index), index)).collect();
+    let both = |here: usize| Some((here, *there.get(version.1.name(here))?));
+    let both: Vec<_> = named(&version.1, names).into_iter().filter_map(both).collect();
+    let cells = version.1.with_only_deleted_in(other, &both)?;
+    Ok((Arc::clone(&version.0), Arc::new(cells)))
 }
 
 fn moments(milliseconds: impl Iterator<Item = i64>) -> ArrayRef {

@@ -28,6 +28,7 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::empty::EmptyExec;
 use datafusion::physical_plan::projection::ProjectionExec;
 use object_store::ObjectMeta;
+use parquet::arrow::RowNumber;
 
 use super::cell_reader::CellReaderFactory;
 use super::deleted::{DELETED, mark, noted};
@@ -48,6 +49,8 @@ pub(crate) struct FrameTable {
     parts: Vec<String>,
     /// The cells that are there for it, in order; all when it is `None`.
     only: Option<Arc<Vec<usize>>>,
+    /// Whether the last column numbers the rows of each cell.
+    rows_numbered: bool,
     /// How many are not because a session said so.
     left_out: usize,
     notes: Arc<ScanNotes>,
@@ -123,7 +126,7 @@ impl fmt::Display for ScanNotes {
 impl FrameTable {
     pub(crate) fn new(state: Arc<FrameState>, cells: Arc<Cells>, notes: Arc<ScanNotes>) -> Self {
         let (schema, parts) = (view_schema(&state.schema), state.partition_by.clone());
-        Self { state, cells, schema, parts, only: None, left_out: 0, notes }
+        Self { state, cells, schema, parts, only: None, rows_numbered: false, left_out: 0, notes }
     }
 
     /// Without the cells whose files have these names.
@@ -144,6 +147,21 @@ impl FrameTable {
         self.parts.push(name.to_string());
         self.only = only;
         self
+    }
+
+    /// With a column called `name` behind the others that numbers the rows of each cell, deleted ones included. A plan that
+    /// reads it cannot travel: such columns are left out of what is sent.
+    pub(crate) fn with_row_numbers(mut self, name: &str) -> Self {
+        let number = Field::new(name, DataType::Int64, false).with_extension_type(RowNumber);
+        let fields = self.schema.fields().iter().cloned().chain([Arc::new(number)]);
+        self.schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+        self.rows_numbered = true;
+        self
+    }
+
+    /// The column that numbers the rows of each cell, if it has one.
+    fn row_number(&self) -> Option<usize> {
+        self.rows_numbered.then(|| self.schema.fields().len() - 1)
     }
 
     /// Rows of all cells, if the ledger says of all.
@@ -185,10 +203,11 @@ impl FrameTable {
         &self.state
     }
 
-    /// The order in which a scan's files give columns: those in the cells, then the partition columns.
+    /// The order in which a scan's files give columns: those in the cells, then the partition columns. Numbers of rows come
+    /// last of all.
     fn file_order(&self) -> Vec<usize> {
         let partition = |index: &usize| self.parts.contains(self.schema.field(*index).name());
-        let all = 0..self.schema.fields().len();
+        let all = 0..self.row_number().unwrap_or(self.schema.fields().len());
         let (parts, data): (Vec<_>, Vec<_>) = all.partition(partition);
         // Partition columns in the order the ledger lists their values.
         let ordered = self.parts.iter().filter_map(|name| self.schema.index_of(name).ok());
@@ -206,6 +225,7 @@ impl FrameTable {
         let marks = self.cells.has_deleted_rows().then(|| Arc::new(Field::new(DELETED, DataType::Binary, true)));
         TableSchema::builder(Arc::new(Schema::new(data.iter().map(field).collect::<Vec<_>>())))
             .with_table_partition_cols(parts.iter().map(field).chain(marks).collect::<Vec<_>>())
+            .with_virtual_columns(self.row_number().iter().map(field).collect::<Vec<_>>())
             .build()
     }
 
@@ -236,6 +256,9 @@ impl FrameTable {
                 statistics.column_statistics[data.len() + column] =
                     ColumnStatistics { null_count: statistics.num_rows, ..ColumnStatistics::new_unknown() };
             }
+        }
+        if let Some(statistics) = file.statistics.as_mut().map(Arc::make_mut).filter(|_| self.rows_numbered) {
+            statistics.column_statistics.push(ColumnStatistics::new_unknown());
         }
         Ok(file)
     }
@@ -399,11 +422,12 @@ impl TableProvider for FrameTable {
         statistics.total_byte_size = self.bytes_of(&wanted, &statistics.num_rows);
         let url = ObjectStoreUrl::parse(ROOT_URL)?;
         let reader = CellReaderFactory::new(state.runtime_env(), table_schema.file_schema())?;
-        let source = ParquetSource::new(table_schema)
+        let source = ParquetSource::new(table_schema.clone())
             .with_table_parquet_options(state.table_options().parquet.clone())
             .with_parquet_file_reader_factory(reader);
         // The scan numbers columns as the files give them.
-        let position = |column: &usize| order.iter().position(|c| c == column).unwrap_or(*column);
+        let last = table_schema.table_schema().fields().len() - 1;
+        let position = |column: &usize| order.iter().position(|c| c == column).unwrap_or(last);
         let config = FileScanConfigBuilder::new(url, Arc::new(source))
             .with_file_groups(groups(files, state.config().target_partitions()))
             .with_statistics(statistics)

@@ -435,8 +435,9 @@ impl Planner {
         let found = survey(&plan)?;
         let plan = with_one_value(with_nulls(plan)?)?;
         // A recursive term runs again and again, and so does one input of such a join when the other does not fit; tasks
-        // run once. The engine's tables of facts are not sent.
-        let state = match found.recursive || found.facts || ask.lean && found.join_without_keys {
+        // run once. The engine's tables of facts are not sent, nor are numbers of rows.
+        let is_whole = found.recursive || found.facts || target.is_some_and(|target| target.rows_numbered);
+        let state = match is_whole || ask.lean && found.join_without_keys {
             true => begun(self.undivided(ask)?.build(), ask.now),
             false => state,
         };

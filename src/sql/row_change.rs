@@ -2,7 +2,8 @@
 //!
 //! Cells are never changed: those with rows to change are replaced. One query finds them and counts what will change,
 //! another gives the rows that stand in their place. Both read the frame by the name [`TARGET`], with a column [`CELL`]
-//! that numbers its cells.
+//! that numbers its cells. Where a cell stays, and its changed rows are only marked as deleted, a third gives those, by a
+//! column [`ROW`] that numbers the rows of each cell.
 //!
 //! The queries are written as texts in which the user's expressions stand as names, `"part 0"` and so on; after parsing,
 //! the expressions themselves are put there. They are never printed: what was quoted once could come out as something else.
@@ -25,6 +26,8 @@ use crate::{Error, Result};
 pub(crate) const TARGET: &str = "the target";
 /// Its column that says which cell a row is in.
 pub(crate) const CELL: &str = "the cell";
+/// Its column that says which row of its cell a row is.
+pub(crate) const ROW: &str = "the row";
 /// The source of a MERGE in a query's text.
 const SOURCE: &str = "the source";
 /// What an expression of the user is called in a query's text, with its number.
@@ -168,22 +171,36 @@ impl RowChange {
         }
     }
 
-    /// The query that gives the rows in place of those of the cells that were found, and the new ones.
+    /// The query that gives the rows to mark as deleted: their `cell`, and their `row` in it.
+    pub fn marks(&self) -> String {
+        let t = &self.alias;
+        let (row, target) = (format!("{t}.{} AS cell, {t}.{} AS row", quoted(CELL), quoted(ROW)), quoted(TARGET));
+        match &self.body {
+            Body::Delete { predicate } | Body::Update { predicate, .. } => {
+                format!("SELECT {row} FROM {target} AS {t} WHERE {predicate}")
+            }
+            Body::Merge(merging) => merging.marks(t, &row),
+        }
+    }
+
+    /// The query that gives the rows in place of those of the cells that were found, and the new ones. Where cells are
+    /// `rewritten`, of the others only rows that have other values are given: their old ones are marked as deleted.
     ///
     /// # Errors
     /// [`crate::ErrorKind::NotFound`] for a column that the frame does not have.
-    pub fn replacement(&self, schema: &SchemaRef) -> Result<String> {
+    pub fn replacement(&self, schema: &SchemaRef, rewritten: Option<&[usize]>) -> Result<String> {
         let (target, t) = (quoted(TARGET), &self.alias);
+        let anew = &is_rewritten(t, rewritten);
         match &self.body {
             Body::Delete { predicate } => {
                 let all = columns(schema, |field| quoted(field.name()));
-                Ok(format!("SELECT {all} FROM {target} AS {t} WHERE ({predicate}) IS NOT TRUE"))
+                Ok(format!("SELECT {all} FROM {target} AS {t} WHERE ({predicate}) IS NOT TRUE AND {anew}"))
             }
             Body::Update { values, predicate, asks } => {
                 check_columns(values, schema)?;
-                Ok(updated(t, values, predicate, *asks, schema))
+                Ok(updated((t, anew), values, predicate, *asks, schema))
             }
-            Body::Merge(merging) => merging.replacement(t, schema),
+            Body::Merge(merging) => merging.replacement(t, anew, schema),
         }
     }
 
@@ -313,9 +330,19 @@ impl Merging {
         )
     }
 
+    fn marks(&self, t: &str, row: &str) -> String {
+        let (target, source, s, on) = (quoted(TARGET), quoted(SOURCE), &self.source, &self.on);
+        format!(
+            "SELECT {row} FROM {target} AS {t} LEFT SEMI JOIN {source} AS {s} ON ({on}) AND {} UNION ALL \
+             SELECT {row} FROM {target} AS {t} LEFT ANTI JOIN {source} AS {s} ON {on} WHERE {}",
+            self.any(When::Matched),
+            self.any(When::NotInSource),
+        )
+    }
+
     /// Rows that a source row changes or matches without changing; rows that no source row matches, where that matters;
     /// new rows.
-    fn replacement(&self, t: &str, schema: &SchemaRef) -> Result<String> {
+    fn replacement(&self, t: &str, anew: &str, schema: &SchemaRef) -> Result<String> {
         for clause in &self.clauses {
             if let Action::Update(values) | Action::Insert(values) = &clause.action {
                 check_columns(values, schema)?;
@@ -341,16 +368,17 @@ impl Merging {
             let also = format!("{s}.{IN_SOURCE} AND ");
             all.push(format!(
                 "SELECT {} FROM {rows} AS {t} LEFT JOIN (SELECT *, true AS {IN_SOURCE} FROM {source} AS {s}) AS {s} \
-                 ON ({on}) AND {} WHERE {}",
+                 ON ({on}) AND {} WHERE {} AND ({s}.{IN_SOURCE} OR {anew})",
                 changed(When::Matched, &also),
                 self.any(When::Matched),
                 self.first(When::Matched, &also, is_kept, "true"),
             ));
             if apart {
                 all.push(format!(
-                    "SELECT {} FROM {target} AS {t} LEFT ANTI JOIN {source} AS {s} ON {on} WHERE {}",
+                    "SELECT {} FROM {target} AS {t} LEFT ANTI JOIN {source} AS {s} ON {on} WHERE {} AND ({} OR {anew})",
                     changed(When::NotInSource, ""),
                     self.first(When::NotInSource, "", is_kept, "true"),
+                    self.any(When::NotInSource),
                 ));
             }
         }
@@ -482,7 +510,7 @@ impl VisitorMut for Fill<'_> {
 }
 
 /// The query of an UPDATE's rows; a condition that `asks` has a query in it and can only stand in WHERE.
-fn updated(t: &str, values: &Values, predicate: &str, asks: bool, schema: &SchemaRef) -> String {
+fn updated((t, anew): (&str, &str), values: &Values, predicate: &str, asks: bool, schema: &SchemaRef) -> String {
     let target = quoted(TARGET);
     let new = |field: &FieldRef| value_of(values, field.name()).map(|value| cast(value, field.data_type()));
     if asks {
@@ -493,7 +521,7 @@ fn updated(t: &str, values: &Values, predicate: &str, asks: bool, schema: &Schem
         let all = columns(schema, |field| quoted(field.name()));
         return format!(
             "SELECT {changed} FROM {target} AS {t} WHERE {predicate} \
-             UNION ALL SELECT {all} FROM {target} AS {t} WHERE ({predicate}) IS NOT TRUE"
+             UNION ALL SELECT {all} FROM {target} AS {t} WHERE ({predicate}) IS NOT TRUE AND {anew}"
         );
     }
     let either = columns(schema, |field| {
@@ -504,7 +532,22 @@ fn updated(t: &str, values: &Values, predicate: &str, asks: bool, schema: &Schem
         }
     });
     // Asked once for a row, however many columns it sets.
-    format!("SELECT {either} FROM (SELECT *, {predicate} AS {IS_CHANGED} FROM {target} AS {t}) AS {t}")
+    format!(
+        "SELECT {either} FROM (SELECT *, {predicate} AS {IS_CHANGED} FROM {target} AS {t}) AS {t} \
+         WHERE {t}.{IS_CHANGED} OR {anew}"
+    )
+}
+
+/// Whether a row is of a cell that is rewritten: all are when it is not said which.
+fn is_rewritten(t: &str, rewritten: Option<&[usize]>) -> String {
+    match rewritten {
+        None => "true".into(),
+        Some([]) => "false".into(),
+        Some(cells) => {
+            let cells = cells.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            format!("{t}.{} IN ({cells})", quoted(CELL))
+        }
+    }
 }
 
 /// What a SELECT gives for every column of a frame.
@@ -674,56 +717,4 @@ pub(crate) fn quoted(name: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::statement::{Statement, parse};
-    use super::*;
-
-    fn change(sql: &str) -> Result<RowChange> {
-        let Statement::Other(statement) = parse(sql)? else { panic!("{sql}") };
-        RowChange::of(&statement).map(|change| change.expect("a change"))
-    }
-
-    #[test]
-    fn names_and_aliases_are_kept() {
-        let deleted = change("DELETE FROM h.b.F AS t WHERE t.x > 1").unwrap();
-        assert_eq!((deleted.name.join("."), deleted.alias.as_str()), ("h.b.f".into(), "\"t\""));
-        let updated = change("UPDATE f SET X = 1").unwrap();
-        assert_eq!((updated.name.join("."), updated.alias.as_str()), ("f".into(), "\"f\""));
-    }
-
-    #[test]
-    fn keys_are_what_must_be_equal() {
-        let keys = |on: &str| {
-            let sql = format!("MERGE INTO f USING g AS s ON {on} WHEN MATCHED THEN DELETE");
-            let Body::Merge(Merging { keys, .. }) = change(&sql).unwrap().body else { unreachable!("{sql}") };
-            keys.iter().map(|key| format!("{}={}", key.source, key.target)).collect::<Vec<_>>().join(",")
-        };
-        assert_eq!(keys("f.a = s.b AND (s.c = f.C AND f.d > s.d)"), "\"s\".\"b\"=a,\"s\".\"c\"=c");
-        for none in ["f.a = 1", "s.a = 1", "f.a = f.b", "s.a = s.b", "a = b", "f.a = s.a OR f.b = s.b", "true"] {
-            assert_eq!(keys(none), "", "{none}");
-        }
-    }
-
-    #[test]
-    fn what_is_not_kept_is_refused() {
-        for sql in [
-            "DELETE FROM f USING g WHERE f.x = g.x",
-            "DELETE FROM f RETURNING x",
-            "UPDATE f SET x = g.x FROM g",
-            "UPDATE f SET (x, y) = (1, 2)",
-            "UPDATE f SET g.x = 1",
-            "DELETE FROM f PARTITION (p1)",
-            "DELETE FROM f TABLESAMPLE (10 PERCENT)",
-            "DELETE FROM f WHERE x NOT IN (SELECT y FROM g)",
-            "DELETE FROM f WHERE a = 1 AND NOT (x IN (SELECT y FROM g))",
-            "UPDATE f SET x = 1 WHERE (x IN (SELECT y FROM g)) IS NOT TRUE",
-            "MERGE INTO f USING g AS s (a, b) ON f.x = s.a WHEN MATCHED THEN DELETE",
-            "MERGE INTO f USING f ON true WHEN MATCHED THEN DELETE",
-            "MERGE INTO f USING g ON f.x = g.x WHEN NOT MATCHED THEN DELETE",
-            "MERGE INTO f USING g ON f.x = g.x WHEN MATCHED THEN INSERT (x) VALUES (1)",
-            "MERGE INTO f USING g ON f.x = g.x WHEN NOT MATCHED THEN INSERT (x, y) VALUES (1)",
-        ] {
-            assert!(change(sql).is_err(), "{sql}");
-        }
-    }
-}
+mod tests;

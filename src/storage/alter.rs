@@ -27,6 +27,8 @@ use crate::{Error, Result};
 pub(super) const CHECK: &str = "apiary.check.";
 const MODE: &str = "delta.columnMapping.mode";
 const MAX_ID: &str = "delta.columnMapping.maxColumnId";
+/// Whether rows of cells may be marked as deleted, by Delta's deletion vectors.
+const VECTORS: &str = "delta.enableDeletionVectors";
 const WIDENS: &str = "delta.enableTypeWidening";
 /// The types that a column had before, with those that came after them.
 const TYPE_CHANGES: &str = "delta.typeChanges";
@@ -95,6 +97,8 @@ pub enum Alteration {
         /// Whether it is no error when it is not there.
         if_exists: bool,
     },
+    /// Settings of the table, by the names that Delta has for them.
+    SetProperties(Vec<(String, String)>),
 }
 
 impl Alteration {
@@ -122,6 +126,7 @@ impl Alteration {
             Self::SetNotNull(_) | Self::DropNotNull(_) | Self::SetType { .. } => "CHANGE COLUMN",
             Self::AddCheck(_) => "ADD CONSTRAINT",
             Self::DropCheck { .. } => "DROP CONSTRAINT",
+            Self::SetProperties(_) => "SET TBLPROPERTIES",
         }
     }
 }
@@ -193,6 +198,7 @@ impl Table {
             Alteration::SetType { name, data_type } => self.set_type(name, data_type),
             Alteration::AddCheck(check) => self.add_check(check),
             Alteration::DropCheck { name, if_exists } => self.drop_check(name, *if_exists),
+            Alteration::SetProperties(properties) => self.set_properties(properties),
         }
     }
 
@@ -339,6 +345,27 @@ impl Table {
             return Err(Error::not_found(format!("there is no constraint '{name}': use IF EXISTS to allow that")));
         }
         Ok(there)
+    }
+
+    fn set_properties(&mut self, properties: &[(String, String)]) -> Result<bool> {
+        let mut changed = false;
+        for (key, value) in properties {
+            if key != VECTORS {
+                return Err(Error::unsupported(format!(
+                    "'{key}' cannot be set here: {VECTORS} can, to 'true' or 'false'"
+                )));
+            }
+            let value = value.to_ascii_lowercase();
+            match value.as_str() {
+                "true" => self.require_feature("deletionVectors"),
+                // Cells may have rows that are marked: readers still need the feature.
+                "false" => {}
+                _ => return Err(Error::invalid(format!("{key} is 'true' or 'false', and not '{value}'"))),
+            }
+            changed |= self.setting(key) != Some(&value);
+            self.set(key, value);
+        }
+        Ok(changed)
     }
 
     /// Gives every column a number and the name that its cells have for it.

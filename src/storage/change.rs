@@ -7,17 +7,20 @@
 //! | delete, update, merge | lands: as if the rows were appended after it | conflict | conflict when both remove one cell |
 //! | compaction | lands | conflict when both remove one cell | conflict when both remove one cell |
 //!
+//! A cell whose rows are marked as deleted counts as removed: its entry is.
+//!
 //! A change of schema or settings conflicts with all; RESTORE and ALTER are decided anew by the newest version until they
 //! land, as if they came last. A delete, update or merge decides by all the rows it saw, so any
 //! change of rows that were there is a conflict, whichever cells it touched; its statement is then run again on the new
 //! version.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use delta_kernel::transaction::UpdateTableOperation;
 use serde::Serialize;
 
+use super::deleted_rows::DeletedRows;
 use super::history::Commit;
 use super::ledger::WriteMode;
 
@@ -30,8 +33,17 @@ pub enum Change {
     Once(Transaction),
     /// Removes them all.
     Overwrite,
-    /// Removes those with these names in the ledger: what it adds stands for them.
-    Replace(Rewrite, Arc<HashSet<String>>),
+    /// Takes these, or rows of these, away: what it adds stands for them.
+    Replace(Rewrite, Arc<Replaced>),
+}
+
+/// What a commit takes away, by the names of cells in the ledger.
+#[derive(Debug, Clone, Default)]
+pub struct Replaced {
+    /// Cells as a whole.
+    pub removed: HashSet<String>,
+    /// Rows of cells that stay: all that are deleted from then on.
+    pub marked: HashMap<String, DeletedRows>,
 }
 
 /// A writer's own number of a commit, as Delta's `txn` action has it: each is larger than the one before.
@@ -92,6 +104,14 @@ impl Change {
         !matches!(self, Self::Replace(Rewrite::Compact | Rewrite::Delete, _))
     }
 
+    /// The rows that it marks, by the names of their cells.
+    pub(super) fn marked(&self) -> Option<&HashMap<String, DeletedRows>> {
+        match self {
+            Self::Replace(_, replaced) => Some(&replaced.marked),
+            Self::Append | Self::Once(_) | Self::Overwrite => None,
+        }
+    }
+
     /// Whether it only adds rows.
     pub(super) fn only_adds(&self) -> bool {
         matches!(self, Self::Append | Self::Once(_))
@@ -102,7 +122,7 @@ impl Change {
         match self {
             Self::Append | Self::Once(_) => false,
             Self::Overwrite => true,
-            Self::Replace(_, removed) => !removed.is_empty(),
+            Self::Replace(_, replaced) => !replaced.removed.is_empty() || !replaced.marked.is_empty(),
         }
     }
 

@@ -79,6 +79,45 @@ impl DeletedRows {
         self.count
     }
 
+    /// Their numbers, rising.
+    pub fn rows(&self) -> impl Iterator<Item = u64> + '_ {
+        let (mut rest, mut kept, mut end) = (self.runs.as_slice(), true, 0);
+        let runs = std::iter::from_fn(move || {
+            let length = take(&mut rest)?;
+            let run = if kept { end..end } else { end..end + length };
+            (kept, end) = (!kept, end + length);
+            Some(run)
+        });
+        runs.flatten()
+    }
+
+    /// What is left out of a cell of so many `rows` where only those are wanted that are deleted here and not in `other`.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Corrupt`] when a row is deleted that is not there.
+    pub fn only_here(&self, other: Option<&Self>, rows: u64) -> Result<Self> {
+        let mut others = other.map(Self::rows).into_iter().flatten().peekable();
+        let wanted = self.rows().filter(|row| {
+            while others.next_if(|other| other < row).is_some() {}
+            others.peek() != Some(row)
+        });
+        let wanted = Self::new(wanted)?;
+        let mut left_out = Self { runs: Vec::new(), count: 0 };
+        let mut runs = wanted.runs(rows)?;
+        if runs.first().is_some_and(|first| first.kept) {
+            put(&mut left_out.runs, 0);
+        }
+        // The last run must be one that is left out; behind it all rows are kept.
+        if runs.last().is_some_and(|last| !last.kept) {
+            runs.pop();
+        }
+        for run in runs {
+            left_out.count += if run.kept { run.rows } else { 0 };
+            put(&mut left_out.runs, run.rows);
+        }
+        Ok(left_out)
+    }
+
     /// All `rows` of the cell, in runs that are not empty.
     ///
     /// # Errors
@@ -142,6 +181,7 @@ mod tests {
             let deleted = DeletedRows::new(rows.iter().copied()).unwrap();
             prop_assert_eq!(&DeletedRows::parse(deleted.as_bytes()).unwrap(), &deleted);
             prop_assert_eq!(deleted.count(), rows.len() as u64);
+            prop_assert!(deleted.rows().eq(rows.iter().copied()));
             let all = rows.last().map_or(0, |last| last + 1) + more;
             let mut row = 0;
             for run in deleted.runs(all).unwrap() {
@@ -152,6 +192,19 @@ mod tests {
                 }
             }
             prop_assert_eq!(row, all);
+        }
+
+        #[test]
+        fn rows_of_one_and_not_of_another_are_told_apart(
+            here in proptest::collection::btree_set(0u64..60, 0..40),
+            there in proptest::collection::btree_set(0u64..60, 0..40),
+        ) {
+            let of = |rows: &std::collections::BTreeSet<u64>| DeletedRows::new(rows.iter().copied()).unwrap();
+            let left_out = of(&here).only_here(Some(&of(&there)), 60).unwrap();
+            let wanted: Vec<u64> = (0..60).filter(|row| !here.contains(row) || there.contains(row)).collect();
+            prop_assert_eq!(left_out.rows().collect::<Vec<_>>(), wanted.clone());
+            prop_assert_eq!(left_out.count(), wanted.len() as u64);
+            prop_assert_eq!(DeletedRows::parse(left_out.as_bytes()).unwrap(), left_out);
         }
 
         #[test]

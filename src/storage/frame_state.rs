@@ -96,6 +96,13 @@ impl FrameState {
         Ok((cells, cleans.then(|| properties.log_retention_duration.unwrap_or(LOG_RETENTION))))
     }
 
+    /// Whether statements may mark rows of its cells as deleted instead of writing the cells anew.
+    pub fn marks_rows(&self) -> bool {
+        let properties = self.snapshot.table_properties();
+        // An entry is written again with its statistics, which must then be there as they were written.
+        properties.enable_deletion_vectors == Some(true) && properties.checkpoint_write_stats_as_json != Some(false)
+    }
+
     /// What the table is known by, whatever its name: another id is another table.
     pub fn id(&self) -> &str {
         self.snapshot.table_configuration().metadata().id()

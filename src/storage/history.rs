@@ -89,6 +89,8 @@ pub struct Commit {
     pub added: Vec<String>,
     /// The ledger's names of the cells that it removed.
     pub removed: Vec<String>,
+    /// The actions that removed cells with rows that were marked as deleted.
+    pub(super) unmarked: Vec<serde_json::Value>,
     /// Whether it changed rows: one that does not only lays them out anew.
     pub changes_rows: bool,
     /// Whether its rows stand for all that were there, also when there were none.
@@ -122,6 +124,7 @@ impl Commit {
             cells_removed: 0,
             engine: String::new(),
         };
+        let mut unmarked = Vec::new();
         for line in bytes.split(|b| *b == b'\n').filter(|line| !line.is_empty()) {
             let action: serde_json::Value = serde_json::from_slice(line).map_err(|e| {
                 Error::corrupt(format!("version {version} of the ledger is damaged ({e}): put {path} back from a copy"))
@@ -131,6 +134,8 @@ impl Commit {
                 paths.extend(file.get("path").and_then(serde_json::Value::as_str).map(String::from));
                 changes_rows |= file.get("dataChange").and_then(serde_json::Value::as_bool) != Some(false);
             }
+            let remove = action.get("remove");
+            unmarked.extend(remove.filter(|remove| remove.get("deletionVector").is_some()).cloned());
             if let Some(info) = action.get("commitInfo") {
                 read_commit_info(&mut entry, info);
                 let mode = info.get("operationParameters").and_then(|p| p.get("mode")?.as_str());
@@ -138,7 +143,7 @@ impl Commit {
             }
         }
         (entry.cells_added, entry.cells_removed) = (added.len(), removed.len());
-        Ok(Self { entry, added, removed, changes_rows, overwrites })
+        Ok(Self { entry, added, removed, unmarked, changes_rows, overwrites })
     }
 }
 

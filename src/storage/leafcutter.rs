@@ -71,6 +71,16 @@ pub fn worth_merging(sizes: impl Iterator<Item = u64>) -> usize {
         .count()
 }
 
+/// Bytes of a cell below which its rows are not marked: it is written anew in the time that one request takes.
+const LEAST_MARKED: u64 = 128 << 10;
+/// The part of a cell's rows that may be marked: readers pay for each one until the cell is written anew.
+const MOST_MARKED: u64 = 10;
+
+/// Whether marking rows of a cell as deleted, so that `deleted` of its `rows` are, costs much less than writing it anew.
+pub fn worth_marking(bytes: u64, rows: u64, deleted: u64) -> bool {
+    bytes >= LEAST_MARKED && deleted.saturating_mul(MOST_MARKED) <= rows
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -113,6 +123,13 @@ mod tests {
             }
         }
         assert!(cells.len() < 50 && written < 3 * 1000 * (40 << 10), "{} cells, {written} bytes", cells.len());
+    }
+
+    #[test]
+    fn few_rows_of_a_large_cell_are_marked() {
+        assert!(worth_marking(LEAST_MARKED, 1000, 100));
+        assert!(!worth_marking(LEAST_MARKED, 1000, 101));
+        assert!(!worth_marking(LEAST_MARKED - 1, 1000, 1));
     }
 
     #[test]

@@ -9,6 +9,7 @@
 //!   commit that removed one of the cells it removes, or that changed the schema.
 //! - A lost acknowledgement is settled by reading back: every commit holds ids that no other has.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
@@ -42,9 +43,10 @@ use super::error::{LOST_HINT, is_cleaned_up, unreadable, unwritable};
 use super::frame_state::{FrameState, is_same_table};
 use super::history::{self, Commit, HistoryEntry};
 use super::leafcutter::Cut;
-use super::listing::{Cells, files_to_remove, list_cells, live_paths};
+use super::listing::{Cells, files_to_mark, files_to_remove, list_cells, live_paths};
 use super::names::FrameRef;
 use super::stats_columns::{STATS_COLUMNS, stats_columns};
+use super::vectors::Vectors;
 use crate::sync::lock;
 use crate::{Error, ErrorKind, Result};
 
@@ -444,16 +446,35 @@ impl Inner {
     }
 
     fn commit_blocking(&self, base: &Arc<FrameState>, cells: &[CellFile], change: &Change) -> Result<Arc<FrameState>> {
+        let Some(marked) = change.marked().filter(|marked| !marked.is_empty()) else {
+            return self.commit_with(base, cells, change, &Vectors::default());
+        };
+        let vectors = self.write_vectors(&base.frame, marked)?;
+        let committed = self.commit_with(base, cells, change, &vectors);
+        // One whose outcome is unknown may have landed: its files stay.
+        if committed.as_ref().is_err_and(|e| !matches!(e.kind(), ErrorKind::Closed | ErrorKind::Storage)) {
+            self.remove_vectors(&vectors);
+        }
+        committed
+    }
+
+    fn commit_with(
+        &self,
+        base: &Arc<FrameState>,
+        cells: &[CellFile],
+        change: &Change,
+        vectors: &Vectors,
+    ) -> Result<Arc<FrameState>> {
         let mut removed = match change {
-            Change::Append | Change::Once(_) => Arc::default(),
+            Change::Append | Change::Once(_) => Cow::default(),
             Change::Overwrite => {
                 let live = live_paths(&base.snapshot, self.engine.as_ref());
-                Arc::new(live.map_err(|error| self.unless_cleaned_up(&base.frame, error))?)
+                Cow::Owned(live.map_err(|error| self.unless_cleaned_up(&base.frame, error))?)
             }
-            Change::Replace(_, removed) => Arc::clone(removed),
+            Change::Replace(_, replaced) => Cow::Borrowed(&replaced.removed),
         };
         let mut snapshot = Arc::clone(&base.snapshot);
-        if change.changes_rows() && !removed.is_empty() {
+        if change.changes_rows() && !(removed.is_empty() && vectors.of.is_empty()) {
             require_removable(&snapshot)?;
         }
         for attempt in 0..MAX_TRIES {
@@ -466,14 +487,15 @@ impl Inner {
                     transaction.number, base.frame
                 )));
             }
-            match self.try_commit(&base.frame, &snapshot, cells, change, &removed)? {
+            match self.try_commit(&base.frame, &snapshot, cells, change, (&removed, vectors))? {
                 Some(committed) => return self.committed(base, committed),
                 None => pause(backoff(attempt)),
             }
             let newer = Snapshot::builder_from(Arc::clone(&snapshot)).build(self.engine.as_ref())?;
-            if self.check_conflict(base, snapshot.version(), &newer, change, &removed)? {
+            let touches = |cell: &String| removed.contains(cell) || vectors.of.contains_key(cell);
+            if self.check_conflict(base, snapshot.version(), &newer, change, touches)? {
                 // All rows go: those that were only written together meanwhile go with the others.
-                removed = Arc::new(live_paths(&newer, self.engine.as_ref())?);
+                removed = Cow::Owned(live_paths(&newer, self.engine.as_ref())?);
             }
             snapshot = newer;
         }
@@ -493,7 +515,7 @@ impl Inner {
         snapshot: &SnapshotRef,
         cells: &[CellFile],
         change: &Change,
-        removed: &HashSet<String>,
+        (removed, vectors): (&HashSet<String>, &Vectors),
     ) -> Result<Option<delta_kernel::transaction::CommittedTransaction>> {
         let rows: u64 = cells.iter().map(|c| c.rows).sum();
         let mut builder = Arc::clone(snapshot)
@@ -518,6 +540,11 @@ impl Inner {
             for files in files.map_err(|error| self.unless_cleaned_up(frame, error))? {
                 transaction.remove_files(files);
             }
+        }
+        if !vectors.of.is_empty() {
+            let files = files_to_mark(snapshot, self.engine.as_ref(), |cell| vectors.of.contains_key(cell));
+            let files = files.map_err(|error| self.unless_cleaned_up(frame, error))?;
+            transaction.update_deletion_vectors(vectors.of.clone(), files.into_iter().map(Ok))?;
         }
         let damaged = |error: Error| match error.kind() {
             ErrorKind::Corrupt => error.context(format_args!("frame {frame}")),
@@ -585,7 +612,7 @@ impl Inner {
         seen: u64,
         newer: &SnapshotRef,
         change: &Change,
-        removed: &HashSet<String>,
+        touches: impl Fn(&String) -> bool,
     ) -> Result<bool> {
         let frame = &base.frame;
         if !is_same_table(newer, &base.snapshot) {
@@ -594,7 +621,7 @@ impl Inner {
             )));
         }
         let overwrites = matches!(change, Change::Overwrite);
-        if removed.is_empty() && !change.decided_by_rows() && !overwrites {
+        if !change.removes() && !change.decided_by_rows() {
             return Ok(false);
         }
         let mut compacted = false;
@@ -606,7 +633,7 @@ impl Inner {
                 )));
             }
             // Even one that is there again: others mark rows as deleted so.
-            let replaced = commit.removed.iter().any(|path| removed.contains(path));
+            let replaced = commit.removed.iter().any(&touches);
             if overwrites && keeps_rows(&commit) {
                 compacted |= replaced;
             } else if replaced || overwrites {

@@ -4,10 +4,10 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, StructArray, TimestampMicrosecondArray,
-    new_null_array,
+    Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, StringArray, StructArray,
+    TimestampMicrosecondArray, new_null_array,
 };
-use arrow::compute::nullif;
+use arrow::compute::{filter_record_batch, nullif};
 use arrow::datatypes::{DataType, Int32Type, Int64Type, Schema, TimestampMicrosecondType};
 use arrow::util::display::array_value_to_string;
 use delta_kernel::actions::deletion_vector::{DeletionVectorDescriptor, DeletionVectorStorageType};
@@ -24,6 +24,7 @@ use super::deleted_rows::DeletedRows;
 use super::error::unreadable;
 use super::frame_state::FrameState;
 use super::ledger::frame_root;
+use super::vectors::{vector_file, with_wide_bounds};
 use crate::{Error, Result};
 
 /// Microseconds that Delta's statistics can have cut off a moment.
@@ -35,7 +36,15 @@ pub struct Cells {
     paths: Vec<Path>,
     batch: RecordBatch,
     /// Of the cells that have some.
-    deleted: HashMap<usize, DeletedRows>,
+    deleted: HashMap<usize, Deleted>,
+}
+
+/// What a cell's deletion vector says.
+#[derive(Debug, Clone)]
+struct Deleted {
+    rows: DeletedRows,
+    /// Where it is, unless it is in the ledger itself.
+    file: Option<Path>,
 }
 
 impl Cells {
@@ -89,7 +98,29 @@ impl Cells {
 
     /// The rows of cell `index` that are marked as deleted.
     pub fn deleted(&self, index: usize) -> Option<&DeletedRows> {
-        self.deleted.get(&index)
+        self.deleted.get(&index).map(|deleted| &deleted.rows)
+    }
+
+    /// The files that say which rows are deleted.
+    pub fn vector_files(&self) -> impl Iterator<Item = &Path> {
+        self.deleted.values().filter_map(|deleted| deleted.file.as_ref())
+    }
+
+    /// The same cells; of those that are named, by their numbers here and in another version, only the rows that are deleted
+    /// there and not here.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Corrupt`] for deleted rows that are not there.
+    pub fn with_only_deleted_in(&self, other: &Self, cells: &[(usize, usize)]) -> Result<Self> {
+        let mut deleted = self.deleted.clone();
+        for (here, there) in cells {
+            let (ours, theirs) = (self.deleted(*here), other.deleted(*there));
+            let Some(rows) = self.rows_written(*here).or_else(|| other.rows_written(*there)) else { continue };
+            let none = DeletedRows::new([])?;
+            let rows = theirs.unwrap_or(&none).only_here(ours, rows)?;
+            deleted.insert(*here, Deleted { rows, file: None });
+        }
+        Ok(Self { paths: self.paths.clone(), batch: self.batch.clone(), deleted })
     }
 
     /// Whether rows of any cell are marked as deleted.
@@ -264,7 +295,7 @@ fn true_bounds(greatest: &ArrayRef, others: &BooleanArray) -> Result<ArrayRef> {
     }
 }
 
-fn deleted_rows(cells: &Cells, root: &Url, engine: &dyn Engine) -> Result<HashMap<usize, DeletedRows>> {
+fn deleted_rows(cells: &Cells, root: &Url, engine: &dyn Engine) -> Result<HashMap<usize, Deleted>> {
     let Some(vectors) = cells.batch.column_by_name("deletionVector").and_then(|c| c.as_struct_opt()) else {
         return Ok(HashMap::new());
     };
@@ -276,8 +307,12 @@ fn deleted_rows(cells: &Cells, root: &Url, engine: &dyn Engine) -> Result<HashMa
                 cells.name(index)
             ))
         })?;
-        let read = || -> Result<_> { Ok(descriptor(vectors, index)?.read(engine.storage_handler(), root)?) };
-        let rows = read().map_err(|error| error.context(format!("the deletion vector of {}", cells.name(index))))?;
+        let read = || -> Result<_> {
+            let vector = descriptor(vectors, index)?;
+            Ok((vector.read(engine.storage_handler(), root)?, vector_file(root, &vector)?))
+        };
+        let (rows, file) =
+            read().map_err(|error| error.context(format!("the deletion vector of {}", cells.name(index))))?;
         // A few bytes can stand for more rows than there is memory for.
         if rows.max().is_some_and(|last| last >= written) {
             return Err(Error::corrupt(format!(
@@ -285,7 +320,7 @@ fn deleted_rows(cells: &Cells, root: &Url, engine: &dyn Engine) -> Result<HashMa
                 cells.name(index)
             )));
         }
-        deleted.insert(index, DeletedRows::new(rows)?);
+        deleted.insert(index, Deleted { rows: DeletedRows::new(rows)?, file });
     }
     Ok(deleted)
 }
@@ -364,6 +399,33 @@ pub(super) fn files_to_remove(
         let Some(names) = batch.column_by_name("path").and_then(|c| c.as_string_opt::<i32>()) else { continue };
         let selected: Vec<bool> = names.iter().map(|name| name.is_some_and(|n| removed.contains(n))).collect();
         files.push(FilteredEngineData::try_new(Box::new(ArrowEngineData::new(batch)), selected)?);
+    }
+    Ok(files)
+}
+
+/// The ledger rows of the cells that deletion vectors are put beside, as the kernel wants them back: what their entries
+/// say of bounds is then true of fewer rows.
+pub(super) fn files_to_mark(
+    snapshot: &SnapshotRef,
+    engine: &dyn Engine,
+    is_marked: impl Fn(&str) -> bool,
+) -> Result<Vec<FilteredEngineData>> {
+    let scan = Arc::clone(snapshot).scan_builder().build()?;
+    let mut files = Vec::new();
+    for metadata in scan.scan_metadata(engine)? {
+        let batch = metadata?.scan_files.apply_selection_vector().try_into_record_batch()?;
+        let Some(names) = batch.column_by_name("path").and_then(|c| c.as_string_opt::<i32>()) else { continue };
+        let marked: BooleanArray = names.iter().map(|name| Some(name.is_some_and(&is_marked))).collect();
+        let batch = filter_record_batch(&batch, &marked)?;
+        let mut columns = batch.columns().to_vec();
+        if let Some((at, _)) = batch.schema_ref().column_with_name("stats")
+            && let Some(stats) = columns[at].as_string_opt::<i32>()
+        {
+            let wide = stats.iter().map(|stats| stats.map(with_wide_bounds).transpose());
+            columns[at] = Arc::new(wide.collect::<Result<StringArray>>()?);
+        }
+        let batch = RecordBatch::try_new(batch.schema(), columns)?;
+        files.push(FilteredEngineData::with_all_rows_selected(Box::new(ArrowEngineData::new(batch))));
     }
     Ok(files)
 }

@@ -16,6 +16,7 @@
 //! | `ledger`, `change`, `history` | a frame's Delta log: snapshots, commits and what conflicts, the past |
 //! | `commit_line` | commits of one frame that wait for each other |
 //! | `listing`, `deleted_rows` | the cells of one version, and which of their rows do not count |
+//! | `vectors` | deletion vectors that commits write |
 //! | `alter`, `restore`, `log_entry` | commits of metadata, and of versions that come back |
 //! | `stream_buffer` | rows on the local disk that are not committed yet |
 //! | `vacuum`, `log_cleanup` | cells and log entries that no version needs |
@@ -54,11 +55,12 @@ mod stats_columns;
 pub mod stream_buffer;
 pub mod swarm;
 pub mod vacuum;
+mod vectors;
 mod verify;
 
 pub use alter::{Alteration, Check};
 pub use backend::{LocalBackend, MemoryBackend, StorageBackend, open_backend};
-pub use change::{Change, ChangeResult, Rewrite, Transaction};
+pub use change::{Change, ChangeResult, Replaced, Rewrite, Transaction};
 pub use cloud::S3Backend;
 pub(crate) use error::store_error;
 pub use frame_state::FrameState;
@@ -69,4 +71,5 @@ pub use meadow::Meadow;
 pub(crate) use meadow::housekeeping;
 pub use names::{BoxName, FrameName, FrameRef, HiveName, MAX_NAME};
 pub use restore::RestoreResult;
+pub use vectors::Marks;
 pub use verify::{Finding, Problem};

@@ -6,15 +6,12 @@ use std::sync::{Arc, Mutex};
 use arrow::array::RecordBatch;
 use arrow::json::WriterBuilder;
 use arrow::json::writer::LineDelimited;
-use delta_kernel::actions::deletion_vector::DeletionVectorDescriptor;
 use delta_kernel::engine::arrow_data::EngineDataArrowExt;
 use delta_kernel::snapshot::SnapshotRef;
 use futures::{StreamExt, TryStreamExt};
 use object_store::ObjectStoreExt;
-use object_store::path::Path;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
-use url::Url;
 
 use super::error::unreadable;
 use super::frame_state::FrameState;
@@ -22,6 +19,7 @@ use super::ledger::{AsOf, Inner, Ledger, frame_root, require_removable};
 use super::listing::cell_path;
 use super::log_entry::{LogEntry, check_table};
 use super::names::FrameRef;
+use super::vectors::vector_file_of;
 use crate::sync::lock;
 use crate::{Error, ErrorKind, Result};
 
@@ -111,7 +109,7 @@ impl Inner {
     fn require_there(&self, frame: &FrameRef, version: u64, cells: &[&Value]) -> Result<()> {
         let root = frame_root(frame)?;
         let path = |cell: &&Value| cell_path(&root, cell["path"].as_str().unwrap_or_default());
-        let vectors = cells.iter().filter_map(|cell| vector_path(&root, cell).transpose());
+        let vectors = cells.iter().filter_map(|cell| vector_file_of(&root, cell).transpose());
         let paths = cells.iter().map(path).chain(vectors).collect::<Result<Vec<_>>>();
         let paths = paths.map_err(|error| unreadable(frame, error))?;
         let looked = futures::stream::iter(paths).map(|path| async move {
@@ -124,15 +122,6 @@ impl Inner {
         });
         self.io.block_on(looked.buffer_unordered(LOOKUPS).try_for_each(|_| std::future::ready(Ok(()))))
     }
-}
-
-/// The file that says which rows of a cell are deleted, if one does.
-fn vector_path(root: &Url, cell: &Value) -> Result<Option<Path>> {
-    let Some(vector) = cell.get("deletionVector") else { return Ok(None) };
-    let damaged = |e: &dyn std::fmt::Display| Error::corrupt(format!("a deletion vector: {e}"));
-    let vector: DeletionVectorDescriptor = serde_json::from_value(vector.clone()).map_err(|e| damaged(&e))?;
-    let url = vector.absolute_path(root).map_err(|e| damaged(&e))?;
-    url.map(|url| Path::from_url_path(url.path()).map_err(|e| damaged(&e))).transpose()
 }
 
 /// The cells of `there` that are not in `other` with the same rows. How statistics are written down does not matter.

@@ -14,6 +14,7 @@ use super::listing::cell_path;
 use super::log_cleanup::remove;
 use super::meadow::Meadow;
 use super::names::FrameRef;
+use super::vectors::{is_vector_file, vector_file_of};
 use crate::Result;
 
 /// How long removed cells are kept for readers of older versions, unless a statement says otherwise: Delta's own default.
@@ -69,10 +70,12 @@ impl Meadow {
             .collect())
     }
 
-    /// Cells of the newest version, and those that `recent` commits removed.
+    /// Cells of the newest version, and those that `recent` commits removed, with the files that say which of their rows are
+    /// deleted.
     pub(super) async fn needed(&self, frame: &FrameRef, recent: impl Fn(&ObjectMeta) -> bool) -> Result<HashSet<Path>> {
         let (_, cells) = self.version(frame, AsOf::Latest).await?;
         let mut needed: HashSet<Path> = (0..cells.len()).map(|index| cells.path(index).clone()).collect();
+        needed.extend(cells.vector_files().cloned());
         let (store, root) = (self.backend().store(), frame_root(frame)?);
         let commits = history::commits(store.as_ref(), frame).await?;
         let read = |(version, object): (u64, ObjectMeta)| {
@@ -84,6 +87,9 @@ impl Meadow {
         while let Some(commit) = commits.try_next().await? {
             for name in commit.removed {
                 needed.insert(cell_path(&root, &name).map_err(|error| unreadable(frame, error))?);
+            }
+            for action in commit.unmarked {
+                needed.extend(vector_file_of(&root, &action).map_err(|error| unreadable(frame, error))?);
             }
         }
         Ok(needed)
@@ -100,9 +106,11 @@ impl Meadow {
     }
 }
 
-/// Whether it is named as a cell: not in the ledger's folder, nor hidden as other engines hide what is theirs.
+/// Whether it is named as a cell, or as a deletion vector: not in the ledger's folder, nor hidden as other engines hide what
+/// is theirs.
 pub(super) fn is_cell(frame: &FrameRef, path: &Path) -> bool {
     let Some(parts) = path.prefix_match(&Path::from(frame.folder())) else { return false };
     let hidden = |part: &str| part.starts_with(['_', '.']) && !part.contains('=');
-    path.extension() == Some("parquet") && !parts.into_iter().any(|part| hidden(part.as_ref()))
+    (path.extension() == Some("parquet") || is_vector_file(path))
+        && !parts.into_iter().any(|part| hidden(part.as_ref()))
 }

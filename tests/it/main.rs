@@ -7,6 +7,7 @@
 //! | `conformance` | every place and decorator keeps the promises that commits rest on |
 //! | `frames` | versions, checkpoints, schema rules, names, hostile ledgers |
 //! | `foreign` | frames as other engines leave them |
+//! | `vectors` | rows that are marked as deleted instead of their cells being written anew |
 //! | `commits` | many writers, lost acknowledgements, conflicts |
 //! | `sqllogic` | the statements of `tests/slt` and their answers |
 //! | `streams` | rows that ripen: seen at once, committed once, never lost |
@@ -47,3 +48,4 @@ mod streams;
 mod support;
 mod swarm;
 mod tpch;
+mod vectors;

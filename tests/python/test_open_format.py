@@ -233,3 +233,20 @@ def test_of_a_wide_frame_the_columns_that_filters_are_on_have_statistics(ap: Api
     assert ap.sql("SELECT count(*), max(device) FROM shared.delta.wide WHERE seen > '2024-01-01'").fetchall() == [
         (1, 2)
     ]
+
+
+def test_rows_are_marked_where_asked_for_and_who_cannot_read_them_says_so(ap: Apiary, storage: Path):
+    cells = Path(folder(storage, "default.default.marked"))
+    frame = ap.create_frame("marked", pa.schema({"id": pa.int64(), "n": pa.int64()}))
+    frame.write({"id": list(range(60_000)), "n": [0] * 60_000})
+    frame.set_properties({"delta.enableDeletionVectors": "true"})
+    before = set(cells.glob("*.parquet"))
+    frame.delete("id = 59999")
+    assert set(cells.glob("*.parquet")) == before
+    frame.update({"n": "1"}, "id < 5")
+    assert before < set(cells.glob("*.parquet"))
+    assert ap.sql("SELECT count(*), max(id), sum(n) FROM marked").fetchall() == [(59_999, 59_998, 5)]
+    with pytest.raises(Exception, match="(?i)deletion.?vectors"):
+        deltalake.DeltaTable(str(cells)).to_pyarrow_table()
+    frame.optimize()
+    assert ap.sql("SELECT count(*), max(id), sum(n) FROM marked").fetchall() == [(59_999, 59_998, 5)]

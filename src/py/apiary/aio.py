@@ -163,6 +163,7 @@ class AsyncFrame(_Threaded[Frame]):
     set_type = _awaited(Frame.set_type)
     add_constraint = _awaited(Frame.add_constraint)
     drop_constraint = _awaited(Frame.drop_constraint)
+    set_properties = _awaited(Frame.set_properties)
 
     def __repr__(self) -> str:
         return f"AsyncFrame({self.name!r})"

@@ -45,6 +45,11 @@ def quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
+def literal(value: str) -> str:
+    """A text as SQL takes it."""
+    return "'" + value.replace("'", "''") + "'"
+
+
 def milliseconds(timestamp: Timestamp | None) -> int | None:
     """A moment in milliseconds since the epoch. Without a time zone it is local time, as everywhere in Python."""
     if isinstance(timestamp, int) and abs(timestamp) > _MOST:

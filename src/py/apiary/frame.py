@@ -229,6 +229,15 @@ class Frame:
         words = "IF EXISTS " if if_exists else ""
         self._facts(f"ALTER FRAME {self._quoted()} DROP CONSTRAINT {words}{convert.quoted(name)}")
 
+    def set_properties(self, properties: Mapping[str, str]) -> None:
+        """Sets properties of the Delta table. ``delta.enableDeletionVectors`` has rows marked as deleted where writing
+        their cell anew would cost much more; readers need Delta's deletion vectors from then on.
+
+        >>> frame.set_properties({"delta.enableDeletionVectors": "true"})
+        """
+        words = ", ".join(f"{convert.literal(key)} = {convert.literal(value)}" for key, value in properties.items())
+        self._facts(f"ALTER FRAME {self._quoted()} SET TBLPROPERTIES ({words})")
+
     def vacuum(self, *, retain_hours: int = 168, force: bool = False, dry_run: bool = False) -> list[Leftover]:
         """Removes data files that neither the latest version needs nor one that was the latest within ``retain_hours``.
 
