@@ -8,9 +8,10 @@ use arrow::array::{
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
 use super::frame_table::ScanNotes;
+use super::view::definition;
 use crate::Result;
 use crate::storage::vacuum::Leftover;
-use crate::storage::{ChangeResult, Finding, FrameInfo, FrameRef, HistoryEntry, RestoreResult, WriteResult};
+use crate::storage::{ChangeResult, Finding, FrameRef, HistoryEntry, RestoreResult, ViewRecord, WriteResult};
 
 /// One text column named `name`.
 pub(crate) fn texts(name: &str, values: impl IntoIterator<Item = String>) -> Result<RecordBatch> {
@@ -133,16 +134,27 @@ pub fn changed(frame: &FrameRef, result: &ChangeResult) -> Result<RecordBatch> {
     Ok(RecordBatch::try_from_iter(columns)?)
 }
 
-/// The columns of a frame, one row each.
-pub(crate) fn described(info: &FrameInfo) -> Result<RecordBatch> {
-    let fields = info.schema.fields();
+/// The views, one row each.
+pub(crate) fn views(views: &[(FrameRef, ViewRecord)]) -> Result<RecordBatch> {
+    let names = views.iter().map(|(name, _)| name.to_string());
+    let definitions = views.iter().map(|(name, view)| definition(name, view));
+    let columns: [(&str, ArrayRef); 2] = [
+        ("view", Arc::new(StringArray::from_iter_values(names))),
+        ("definition", Arc::new(StringArray::from_iter_values(definitions))),
+    ];
+    Ok(RecordBatch::try_from_iter(columns)?)
+}
+
+/// The columns of a frame or a view, one row each.
+pub(crate) fn described(schema: &Schema, partition_by: &[String]) -> Result<RecordBatch> {
+    let fields = schema.fields();
     let columns: Vec<(&str, ArrayRef)> = vec![
         ("column_name", Arc::new(StringArray::from_iter_values(fields.iter().map(|f| f.name().as_str())))),
         ("data_type", Arc::new(StringArray::from_iter_values(fields.iter().map(|f| f.data_type().to_string())))),
         ("is_nullable", Arc::new(BooleanArray::from_iter(fields.iter().map(|f| Some(f.is_nullable()))))),
         (
             "is_partition",
-            Arc::new(BooleanArray::from_iter(fields.iter().map(|f| Some(info.partition_by.contains(f.name()))))),
+            Arc::new(BooleanArray::from_iter(fields.iter().map(|f| Some(partition_by.contains(f.name()))))),
         ),
     ];
     Ok(RecordBatch::try_from_iter(columns)?)

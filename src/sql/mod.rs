@@ -9,6 +9,7 @@
 //! | `rules` | the engine's rules for plans, and ours between them |
 //! | `physical_query` | a plan that can run, and what it will cost |
 //! | `catalog` | the names that one statement mentions, as DataFusion catalogs |
+//! | `view` | a query under a name |
 //! | `time_travel` | versions of frames within queries |
 //! | `changes` | what versions changed, as a view |
 //! | `alter` | ALTER FRAME |
@@ -92,6 +93,7 @@ mod stop_points;
 mod system_table;
 mod time_travel;
 mod verify;
+mod view;
 mod world;
 pub mod z_order;
 

@@ -11,7 +11,7 @@ use datafusion::catalog::TableProvider;
 use datafusion::common::TableReference;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{ParamValues, ScalarValue};
-use datafusion::datasource::{provider_as_source, source_as_provider};
+use datafusion::datasource::{TableType, provider_as_source, source_as_provider};
 use datafusion::execution::registry::FunctionRegistry;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::execution::{SessionState, SessionStateBuilder};
@@ -27,7 +27,7 @@ use datafusion_distributed::{DistributedExec, DistributedExt, display_plan_ascii
 
 use super::alter::{columns_of, refuse_unkept_options, require_column, require_unchecked, type_of};
 use super::answer;
-use super::catalog::{Target, catalogs, frame_behind, frame_of, frame_table};
+use super::catalog::{Found, Target, box_names, catalogs, frame_behind, frame_name, frame_of, frame_table};
 use super::copy::{Output, aim, sink};
 use super::distribution::{Split, SwarmBees, apply_options, distributed, session_config};
 use super::files::rows_for;
@@ -46,9 +46,10 @@ use super::session::SqlSession;
 use super::shared_scan::SharedScans;
 use super::statement::{Altering, Kind, Statement, parse};
 use super::time_travel::{Sight, split};
+use super::view::rows_of_view;
 use super::world::World;
 use crate::storage::vacuum::RETENTION;
-use crate::storage::{Alteration, AsOf, BoxName, FrameRef, FrameState, HiveName, Meadow, WriteMode};
+use crate::storage::{Alteration, AsOf, FrameRef, FrameState, HiveName, Meadow, WriteMode};
 use crate::{Error, Result};
 
 /// Values for `$1` or `$name` in a query.
@@ -200,10 +201,10 @@ impl Planned {
 /// Plans statements over one meadow.
 #[derive(Clone)]
 pub struct Planner {
-    meadow: Meadow,
+    pub(super) meadow: Meadow,
     split: Split,
     base: SessionState,
-    world: Arc<dyn World>,
+    pub(super) world: Arc<dyn World>,
 }
 
 impl Planner {
@@ -243,6 +244,10 @@ impl Planner {
             Statement::CreateFrame { statement, partition_by } => {
                 self.create_frame(*statement, partition_by, ask).await
             }
+            Statement::CreateView(create) => self.create_view(create, ask).await.map(Planned::Answer),
+            Statement::Describe { name } => {
+                self.describe(&frame_name(&name, ask.session)?, ask).await.map(Planned::Answer)
+            }
             Statement::Alter { name, change } => self.alter(&frame_name(&name, ask.session)?, change, ask).await,
             other => self.carry_out(other, ask.session).await.map(Planned::Answer),
         }
@@ -261,7 +266,13 @@ impl Planner {
     ) -> Result<PhysicalQuery> {
         let draft = Draft { state: self.state(ask)?, notes: Arc::default(), spread: Spread::Colony };
         let (notes, left_out) = (&draft.notes, ask.session.left_out());
-        let table = frame_table(&self.meadow, frame, as_of, notes, self.world.as_ref(), &left_out).await?;
+        let table = match frame_table(&self.meadow, frame, as_of, notes, self.world.as_ref(), &left_out).await? {
+            Found::Table(table) => table,
+            Found::View(_) => {
+                let (draft, plan) = self.logical(rows_of_view(frame, columns)?, ask, None).await?;
+                return draft.physical(&plan, false).await;
+            }
+        };
         let projection = columns.map(|names| projection(&table, frame, names)).transpose()?;
         let name = TableReference::full(frame.hive.as_str(), frame.box_.as_str(), frame.frame.as_str());
         let scan = LogicalPlanBuilder::scan(name, provider_as_source(table), projection)?.build()?;
@@ -453,7 +464,7 @@ impl Planner {
     }
 
     /// A session whose plans run on the leading bee alone.
-    fn undivided(&self, ask: &Ask<'_>) -> Result<SessionStateBuilder> {
+    pub(super) fn undivided(&self, ask: &Ask<'_>) -> Result<SessionStateBuilder> {
         let (hive, box_) = (ask.session.hive().to_string(), ask.session.box_name().to_string());
         let mut config = self.base.config().clone().with_default_catalog_and_schema(hive, box_);
         apply_options(&mut config, &ask.options)?;
@@ -480,9 +491,11 @@ impl Planner {
             }
             Statement::Use { kind, name } => self.use_(kind, &name, session).await,
             Statement::Show { kind, within } => self.show(kind, &within, session).await,
-            Statement::Describe { name } => {
-                answer::described(&self.meadow.describe(&frame_name(&name, session)?).await?)
+            Statement::DropView { name, if_exists } => {
+                let gone = self.meadow.drop_view(&frame_name(&name, session)?, if_exists).await?;
+                answer::done(dropped(&name, gone))
             }
+            Statement::ShowViews { within } => self.show_views(&within, session).await,
             Statement::History { name, limit } => {
                 let frame = frame_name(&name, session)?;
                 self.meadow.registry().frame(&frame).await?;
@@ -518,6 +531,8 @@ impl Planner {
                 answer::vacuumed(&leftovers, !dry_run)
             }
             Statement::CreateFrame { .. }
+            | Statement::CreateView(_)
+            | Statement::Describe { .. }
             | Statement::Alter { .. }
             | Statement::Optimize { .. }
             | Statement::CopyFrom { .. }
@@ -542,7 +557,7 @@ impl Planner {
             }
             Kind::Frame => self.meadow.drop_frame(&frame_name(name, session)?, if_exists).await?,
         };
-        answer::done(format!("{} {}", name.join("."), if gone { "is dropped" } else { "was not there" }))
+        answer::done(dropped(name, gone))
     }
 
     async fn use_(&self, kind: Kind, name: &[String], session: &SqlSession) -> Result<RecordBatch> {
@@ -620,7 +635,13 @@ impl Draft {
         };
         let table = source_as_provider(&dml.target)?;
         let into = frame_behind(&table).map(|frame| Arc::clone(frame.state()));
-        let into = into.ok_or_else(|| Error::invalid("INSERT INTO takes a frame, not a file"))?;
+        let into = into.ok_or_else(|| match table.table_type() {
+            TableType::View => Error::invalid(format!(
+                "{} is a view, which has no rows of its own: INSERT INTO takes the frame that it reads",
+                dml.table_name
+            )),
+            _ => Error::invalid("INSERT INTO takes a frame, not a file"),
+        })?;
         if split(dml.table_name.table()).1 != Sight::LATEST {
             return Err(Error::invalid(
                 "versions do not change: INSERT INTO takes the frame itself, RESTORE goes back",
@@ -766,21 +787,6 @@ fn hive_name(name: &[String]) -> Result<HiveName> {
     }
 }
 
-fn box_names(name: &[String], session: &SqlSession) -> Result<(HiveName, BoxName)> {
-    match name {
-        [box_] => Ok((session.hive(), BoxName::new(box_)?)),
-        [hive, box_] => Ok((HiveName::new(hive)?, BoxName::new(box_)?)),
-        _ => Err(Error::invalid(format!("'{}' is not a box: write hive.box or box", name.join(".")))),
-    }
-}
-
-fn frame_name(name: &[String], session: &SqlSession) -> Result<FrameRef> {
-    match name.last().is_some_and(|frame| split(frame).1 != Sight::LATEST) {
-        true => Err(Error::invalid("versions do not change: name the frame itself, or go back with RESTORE")),
-        false => session.frame_ref(&name.join(".")),
-    }
-}
-
 /// How long a vacuum keeps cells; less than the usual time only on demand.
 fn retention(asked: Option<Duration>, allowed: bool) -> Result<Option<Duration>> {
     match asked {
@@ -791,6 +797,10 @@ fn retention(asked: Option<Duration>, allowed: bool) -> Result<Option<Duration>>
         ))),
         asked => Ok(asked),
     }
+}
+
+fn dropped(name: &[String], gone: bool) -> String {
+    format!("{} {}", name.join("."), if gone { "is dropped" } else { "was not there" })
 }
 
 fn created(what: &str, name: &str, made: bool) -> String {

@@ -33,7 +33,9 @@ pub(super) fn in_statement(statement: &DfStatement) -> Result<()> {
         _ => return Ok(()),
     };
     match statement {
-        Statement::CreateView(_) => not("CREATE VIEW", "use WITH, or CREATE FRAME … AS"),
+        Statement::CreateView(_) => {
+            not("a temporary or materialized view", "use WITH, CREATE VIEW, or CREATE FRAME … AS for its rows")
+        }
         Statement::CreateTable(table) if table.or_replace => {
             not("CREATE OR REPLACE", "use INSERT OVERWRITE, or DROP FRAME IF EXISTS before")
         }

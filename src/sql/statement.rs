@@ -20,6 +20,7 @@ use super::layout::Layout;
 use super::same_names::tell_apart;
 use super::spelling::put_right;
 use super::time_travel::{moment, name_versions, take_versions};
+use super::view::{CreateView, create_view, is_create_view};
 use crate::storage::{Alteration, AsOf};
 use crate::{Error, Result};
 
@@ -40,6 +41,14 @@ pub(crate) enum Statement {
     CreateFrame {
         statement: Box<DfStatement>,
         partition_by: Vec<String>,
+    },
+    CreateView(CreateView),
+    DropView {
+        name: Vec<String>,
+        if_exists: bool,
+    },
+    ShowViews {
+        within: Vec<String>,
     },
     Drop {
         kind: Kind,
@@ -144,10 +153,15 @@ pub(crate) fn parse(sql: &str) -> Result<Statement> {
         ("CREATE", Some(Kind::Hive)) => create_name(&mut parser, Kind::Hive).map_err(syntax),
         ("CREATE", Some(Kind::Box)) => create_name(&mut parser, Kind::Box).map_err(syntax),
         ("CREATE", Some(Kind::Frame)) => create_frame(tokens),
+        ("CREATE", None) if is_create_view(&parser) => create_view(&mut parser, sql).map(Statement::CreateView),
+        ("DROP", None) if second == "VIEW" => drop_view(&mut parser).map_err(syntax),
         ("DROP", Some(kind)) => drop_name(&mut parser, kind).map_err(syntax),
         ("USE", kind) => use_name(&mut parser, kind).map_err(syntax),
+        ("SHOW", _) if second == "VIEWS" => {
+            Ok(Statement::ShowViews { within: show_within(&mut parser).map_err(syntax)? })
+        }
         ("SHOW", _) => match Kind::of_plural(&second) {
-            Some(kind) => show(&mut parser, kind).map_err(syntax),
+            Some(kind) => Ok(Statement::Show { kind, within: show_within(&mut parser).map_err(syntax)? }),
             None => other(tokens),
         },
         ("DESCRIBE" | "DESC", _) => describe(&mut parser).map_err(syntax),
@@ -233,6 +247,12 @@ fn drop_name(parser: &mut Parser<'_>, kind: Kind) -> Result<Statement, ParserErr
     Ok(Statement::Drop { kind, name, if_exists, cascade })
 }
 
+fn drop_view(parser: &mut Parser<'_>) -> Result<Statement, ParserError> {
+    skip(parser, 2);
+    let if_exists = take_words(parser, &["IF", "EXISTS"]);
+    Ok(Statement::DropView { name: only_name(parser, 0)?, if_exists })
+}
+
 fn use_name(parser: &mut Parser<'_>, kind: Option<Kind>) -> Result<Statement, ParserError> {
     skip(parser, if kind.is_some() { 2 } else { 1 });
     let name = names(parser.parse_object_name(false)?);
@@ -240,14 +260,14 @@ fn use_name(parser: &mut Parser<'_>, kind: Option<Kind>) -> Result<Statement, Pa
     Ok(Statement::Use { kind: kind.unwrap_or(Kind::Box), name })
 }
 
-fn show(parser: &mut Parser<'_>, kind: Kind) -> Result<Statement, ParserError> {
+fn show_within(parser: &mut Parser<'_>) -> Result<Vec<String>, ParserError> {
     skip(parser, 2);
     let within = match take_words(parser, &["IN"]) || take_words(parser, &["FROM"]) {
         true => names(parser.parse_object_name(false)?),
         false => Vec::new(),
     };
     end(parser)?;
-    Ok(Statement::Show { kind, within })
+    Ok(within)
 }
 
 fn describe(parser: &mut Parser<'_>) -> Result<Statement, ParserError> {

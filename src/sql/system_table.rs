@@ -200,6 +200,7 @@ impl TableProvider for OfFrames {
         let rows = futures::stream::iter(self.frames(filters).await?)
             .map(|frame| async move {
                 match self.what.rows(&self.meadow, &frame, &self.schema).await {
+                    Err(_) if self.meadow.was_view(&frame) => Ok(None),
                     Err(error) if error.kind() == ErrorKind::NotFound && self.is_gone(&frame).await => Ok(None),
                     rows => rows.map(Some).map_err(|error| error.context(format!("frame {frame}"))),
                 }

@@ -23,7 +23,7 @@ use super::listing::Cells;
 use super::metered::{Meter, Metered};
 use super::names::{BoxName, FrameRef, HiveName};
 use super::probe::{ProbeResult, probe};
-use super::registry::{FrameRecord, Registry};
+use super::registry::{FrameRecord, Registry, ViewRecord, no_frame};
 use super::restore::RestoreResult;
 use super::schema;
 use crate::sync::lock;
@@ -56,8 +56,17 @@ pub struct Meadow {
     place_store: Arc<dyn ObjectStore>,
     writable: bool,
     claims: Arc<Claims>,
-    /// The record ids of the frames that were read.
-    known: Arc<Mutex<HashMap<FrameRef, String>>>,
+    /// The record ids of the frames that were read; views have none.
+    known: Arc<Mutex<HashMap<FrameRef, Option<String>>>>,
+}
+
+/// What a name stands for.
+#[derive(Debug)]
+pub enum Named {
+    /// A version of a frame.
+    Frame(Arc<FrameState>),
+    /// A query.
+    View(ViewRecord),
 }
 
 impl Meadow {
@@ -181,7 +190,7 @@ impl Meadow {
         let schema = schema::frame_schema(schema)?;
         let partition_by = schema::partition_columns(&schema, partition_by)?;
         let record = record(&schema, &partition_by)?;
-        self.finish_interrupted_drop(frame).await?;
+        self.make_room(frame).await?;
         self.require_no_table(frame).await?;
         if !self.registry.create_frame(frame, &record, if_not_exists).await? {
             return Ok(false);
@@ -197,7 +206,7 @@ impl Meadow {
     /// [`ErrorKind::Unsupported`] for a table with features that are not known.
     pub async fn attach(&self, frame: &FrameRef) -> Result<u64> {
         self.require_writable()?;
-        self.finish_interrupted_drop(frame).await?;
+        self.make_room(frame).await?;
         self.ledger.forget(frame);
         let state = self.ledger.state(frame, AsOf::Latest).await.map_err(|error| match error.kind() {
             ErrorKind::NotFound => Error::not_found(format!(
@@ -231,7 +240,7 @@ impl Meadow {
     /// Removes a frame, its ledger and its cells; `false` when there is none and `if_exists`.
     ///
     /// # Errors
-    /// [`ErrorKind::NotFound`] when there is none.
+    /// [`ErrorKind::NotFound`] when there is none; [`ErrorKind::InvalidInput`] for a view.
     pub async fn drop_frame(&self, frame: &FrameRef, if_exists: bool) -> Result<bool> {
         self.require_writable()?;
         let record = match self.registry.record_of(frame).await {
@@ -240,13 +249,64 @@ impl Meadow {
             record => record?,
         };
         match record {
+            Some(FrameRecord { view: Some(_), .. }) => {
+                Err(Error::invalid(format!("{frame} is a view: DROP VIEW {frame} removes it")))
+            }
             Some(record) => self.remove(frame, &record).await.map(|()| true),
             None if if_exists => Ok(false),
             None => Err(missing(&format!("frame {frame}"))),
         }
     }
 
-    /// Removes a box and, with `cascade`, its frames.
+    /// Puts a query under a name, or, with `or_replace`, in the place of another one; `false` when there is one and
+    /// `if_not_exists`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] without the box; [`ErrorKind::AlreadyExists`] when the name is taken, by a frame in any case.
+    pub async fn create_view(
+        &self,
+        name: &FrameRef,
+        view: ViewRecord,
+        or_replace: bool,
+        if_not_exists: bool,
+    ) -> Result<bool> {
+        self.require_writable()?;
+        if self.registry.create_view(name, view.clone()).await? {
+            return Ok(true);
+        }
+        match self.registry.record_of(name).await? {
+            Some(FrameRecord { view: Some(_), .. }) if or_replace => {
+                self.registry.replace_view(name, view).await.map(|()| true)
+            }
+            Some(FrameRecord { view: Some(_), .. }) if if_not_exists => Ok(false),
+            Some(FrameRecord { view: Some(_), .. }) => Err(Error::already_exists(format!(
+                "view {name} exists: choose another name, or use CREATE OR REPLACE VIEW or IF NOT EXISTS"
+            ))),
+            Some(record) if record.dropping => {
+                self.remove(name, &record).await?;
+                self.registry.create_view(name, view).await
+            }
+            _ => Err(Error::already_exists(format!(
+                "{name} is a frame: choose another name, or DROP FRAME {name} first"
+            ))),
+        }
+    }
+
+    /// Removes a view; `false` when there is none and `if_exists`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] when there is none; [`ErrorKind::InvalidInput`] for a frame.
+    pub async fn drop_view(&self, name: &FrameRef, if_exists: bool) -> Result<bool> {
+        self.require_writable()?;
+        match self.registry.record_of(name).await? {
+            Some(FrameRecord { view: Some(_), .. }) => self.registry.remove_frame(name).await.map(|()| true),
+            Some(_) => Err(Error::invalid(format!("{name} is a frame: DROP FRAME {name} removes it"))),
+            None if if_exists => Ok(false),
+            None => Err(missing(&format!("view {name}"))),
+        }
+    }
+
+    /// Removes a box and, with `cascade`, its frames and views.
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`] when there is none (unless `if_exists`); [`ErrorKind::InvalidInput`] when it is not empty.
@@ -260,7 +320,10 @@ impl Meadow {
             return Err(not_empty(&format!("box {hive}.{box_}"), frames.len(), "frames"));
         }
         for frame in &frames {
-            self.drop_frame(frame, true).await?;
+            match self.drop_frame(frame, true).await {
+                Err(error) if error.kind() == ErrorKind::InvalidInput => self.drop_view(frame, true).await?,
+                dropped => dropped?,
+            };
         }
         self.registry.remove_box(hive, box_).await.map(|()| true)
     }
@@ -287,9 +350,47 @@ impl Meadow {
     /// One version of a frame.
     ///
     /// # Errors
-    /// [`ErrorKind::NotFound`] for a frame or version that does not exist.
+    /// [`ErrorKind::NotFound`] for a frame or version that does not exist; [`ErrorKind::InvalidInput`] for a view.
     pub async fn state(&self, frame: &FrameRef, as_of: AsOf) -> Result<Arc<FrameState>> {
-        let (record, state) = futures::join!(self.registry.frame(frame), self.ledger.state(frame, as_of));
+        match self.named(frame, as_of).await? {
+            Named::Frame(state) => Ok(state),
+            Named::View(_) => Err(no_frame(frame)),
+        }
+    }
+
+    /// What a name stands for: one version of a frame, or a view, which has no versions.
+    ///
+    /// # Errors
+    /// As [`Meadow::state`].
+    pub async fn named(&self, frame: &FrameRef, as_of: AsOf) -> Result<Named> {
+        // Nothing is to be found where a view's ledger would be.
+        if self.was_view(frame)
+            && let Ok(FrameRecord { view: Some(view), .. }) = self.registry.frame_or_view(frame).await
+        {
+            return Ok(Named::View(view));
+        }
+        let (record, state) = futures::join!(self.registry.frame_or_view(frame), self.ledger.state(frame, as_of));
+        if let Ok(FrameRecord { view: Some(view), .. }) = record {
+            self.ledger.forget(frame);
+            lock(&self.known).insert(frame.clone(), None);
+            return Ok(Named::View(view));
+        }
+        self.frame_state(frame, as_of, record, state).await.map(Named::Frame)
+    }
+
+    /// Whether it was a view when it was last looked up.
+    pub fn was_view(&self, name: &FrameRef) -> bool {
+        lock(&self.known).get(name).is_some_and(Option::is_none)
+    }
+
+    /// A frame's version, by its record and what its ledger says.
+    async fn frame_state(
+        &self,
+        frame: &FrameRef,
+        as_of: AsOf,
+        record: Result<FrameRecord>,
+        state: Result<Arc<FrameState>>,
+    ) -> Result<Arc<FrameState>> {
         let record = match record {
             Ok(record) => record,
             Err(error) => {
@@ -341,7 +442,7 @@ impl Meadow {
     /// Whether the name now means another frame than when it was last read: dropped and made again, maybe elsewhere.
     fn is_another(&self, frame: &FrameRef, id: &str) -> bool {
         let mut known = lock(&self.known);
-        known.insert(frame.clone(), id.to_string()).is_some_and(|before| before != id)
+        known.insert(frame.clone(), Some(id.to_string())).is_some_and(|before| before.as_deref() != Some(id))
     }
 
     /// What `DESCRIBE` shows.
@@ -426,9 +527,13 @@ impl Meadow {
         Ok(())
     }
 
-    async fn finish_interrupted_drop(&self, frame: &FrameRef) -> Result<()> {
+    /// Finishes an interrupted drop before a new frame is made; says so when a view has the name.
+    async fn make_room(&self, frame: &FrameRef) -> Result<()> {
         match self.registry.record_of(frame).await? {
             Some(record) if record.dropping => self.remove(frame, &record).await,
+            Some(FrameRecord { view: Some(_), .. }) => Err(Error::already_exists(format!(
+                "{frame} is a view: choose another name, or DROP VIEW {frame} first"
+            ))),
             _ => Ok(()),
         }
     }
@@ -450,6 +555,7 @@ fn record(schema: &Schema, partition_by: &[String]) -> Result<FrameRecord> {
         schema: serde_json::to_string(&kernel).map_err(|e| Error::internal(e.to_string()))?,
         partition_by: partition_by.to_vec(),
         dropping: false,
+        view: None,
     })
 }
 

@@ -3,16 +3,20 @@
 //! ```text
 //! _registry/<hive>.json
 //! _registry/<hive>/<box>.json
-//! _registry/<hive>/<box>/<frame>.json
+//! _registry/<hive>/<box>/<frame>.json      or a view's
 //! ```
 //! Whoever creates the object has created the name; everybody else is told that it exists. A frame's record carries its
 //! schema, so that a crash between record and ledger is healed by the next reader. Dropping a frame first marks its
 //! record as `dropping`, then removes the data, then the record: a crash in between leaves a name that the next
 //! `CREATE` or `DROP` finishes off.
+//!
+//! A view's record stands where a frame's would, so that a name is one or the other. It can be read as a frame's, whose schema
+//! is none: a version that knows no views says so when it meets one, and makes no frame of it.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures::{StreamExt, stream};
 use object_store::path::Path;
 use serde::{Deserialize, Serialize};
 
@@ -27,6 +31,13 @@ const RESERVED: [&str; 2] = ["system", "information_schema"];
 /// Largest record that is parsed: a schema of thousands of columns fits; a hostile object does not fill memory.
 const MAX_RECORD: u64 = 4 << 20;
 
+/// Longest text of a view: it is read and planned whenever the view is named.
+pub const MAX_VIEW: usize = 64 << 10;
+/// Records that are read at the same time.
+const READS: usize = 16;
+/// What a version that knows no views shows when it takes one for a frame.
+const NO_SCHEMA: &str = "\"a view, which this version does not know: upgrade apiary\"";
+
 /// What a frame's object holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FrameRecord {
@@ -39,12 +50,35 @@ pub struct FrameRecord {
     /// Being removed.
     #[serde(default)]
     pub dropping: bool,
+    /// What it stands for when it is no frame.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub view: Option<ViewRecord>,
+}
+
+/// A query under a name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ViewRecord {
+    /// The hive of what the query names without one.
+    pub hive: HiveName,
+    /// The box of what the query names without one.
+    #[serde(rename = "box")]
+    pub box_: BoxName,
+    /// Names of its columns; the query's own when there are none.
+    #[serde(default)]
+    pub columns: Vec<String>,
+    /// The query as it was written.
+    pub query: String,
 }
 
 impl FrameRecord {
     /// What stands for one that is damaged, when its frame is dropped.
     pub(super) fn unreadable() -> Self {
-        Self { id: uuid::Uuid::new_v4().to_string(), schema: String::new(), partition_by: Vec::new(), dropping: true }
+        Self { schema: String::new(), dropping: true, ..Self::of(None) }
+    }
+
+    fn of(view: Option<ViewRecord>) -> Self {
+        let id = uuid::Uuid::new_v4().to_string();
+        Self { id, schema: NO_SCHEMA.into(), partition_by: Vec::new(), dropping: false, view }
     }
 }
 
@@ -104,11 +138,58 @@ impl Registry {
         }
     }
 
+    /// Claims a view's name in an existing box; `false` when it is taken.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] without the box.
+    pub(super) async fn create_view(&self, name: &FrameRef, view: ViewRecord) -> Result<bool> {
+        self.require_box(&name.hive, &name.box_).await?;
+        self.backend.put_if_not_exists(&frame_path(name), encode(&FrameRecord::of(Some(view)))?).await
+    }
+
+    /// Puts a view in the place of one.
+    pub(super) async fn replace_view(&self, name: &FrameRef, view: ViewRecord) -> Result<()> {
+        self.backend.put(&frame_path(name), encode(&FrameRecord::of(Some(view)))?).await
+    }
+
+    /// The views among these names, in order.
+    ///
+    /// # Errors
+    /// What the place says.
+    pub async fn views(&self, names: Vec<FrameRef>) -> Result<Vec<(FrameRef, ViewRecord)>> {
+        let records = stream::iter(names).map(|name| async move { (self.record_of(&name).await, name) });
+        let mut views = Vec::new();
+        let mut records = records.buffered(READS);
+        while let Some((record, name)) = records.next().await {
+            match record {
+                Ok(record) => views.extend(record.and_then(|record| record.view).map(|view| (name, view))),
+                // One that cannot be read does not keep the others from being listed.
+                Err(error) if error.kind() == ErrorKind::Corrupt => {
+                    tracing::warn!(%error, %name, "no view is seen here")
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(views)
+    }
+
     /// A frame's record.
     ///
     /// # Errors
-    /// [`ErrorKind::NotFound`] when there is no such frame or it is being dropped.
+    /// [`ErrorKind::NotFound`] when there is no such frame or it is being dropped; [`ErrorKind::InvalidInput`] for a view.
     pub async fn frame(&self, frame: &FrameRef) -> Result<FrameRecord> {
+        let record = self.frame_or_view(frame).await?;
+        match record.view {
+            None => Ok(record),
+            Some(_) => Err(no_frame(frame)),
+        }
+    }
+
+    /// The record of a frame or a view.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] when there is neither, or the frame is being dropped.
+    pub async fn frame_or_view(&self, frame: &FrameRef) -> Result<FrameRecord> {
         match self.record_of(frame).await? {
             Some(record) if !record.dropping => Ok(record),
             _ => Err(Error::not_found(format!("frame {frame} does not exist: SHOW FRAMES lists those that do"))),
@@ -159,7 +240,7 @@ impl Registry {
         self.names_in(Path::from(ROOT).join(hive.as_str())).await
     }
 
-    /// The frames of a box, sorted.
+    /// The frames and views of a box, sorted.
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`] without the box.
@@ -170,7 +251,7 @@ impl Registry {
         Ok(names.into_iter().map(full).collect())
     }
 
-    /// Every frame of the meadow, sorted, with one listing.
+    /// Every frame and view of the meadow, sorted, with one listing.
     pub async fn frames(&self) -> Result<Vec<FrameRef>> {
         let objects = self.backend.list(&Path::from(ROOT)).await?;
         let mut frames: Vec<_> = objects.iter().filter_map(|o| frame_of_path(&o.location)).collect();
@@ -231,6 +312,14 @@ fn frame_of_path(path: &Path) -> Option<FrameRef> {
     FrameRef::new(hive.as_ref(), box_.as_ref(), file.as_ref().strip_suffix(".json")?).ok()
 }
 
+/// What is said where a view stands in a frame's place.
+pub(super) fn no_frame(name: &FrameRef) -> Error {
+    Error::invalid(format!(
+        "{name} is a view, which has no rows of its own: name the frame that it reads, as SHOW VIEWS tells; CREATE OR REPLACE \
+         VIEW changes it, DROP VIEW removes it"
+    ))
+}
+
 fn encode(record: &impl Serialize) -> Result<Bytes> {
     let bytes = serde_json::to_vec(record).map_err(|e| Error::internal(format!("a registry record: {e}")))?;
     Ok(bytes.into())
@@ -240,12 +329,18 @@ fn decode(bytes: &Bytes, name: &str) -> Result<FrameRecord> {
     if bytes.len() as u64 > MAX_RECORD {
         return Err(Error::corrupt(format!("the registry record of {name} is larger than {MAX_RECORD} bytes")));
     }
-    serde_json::from_slice(bytes).map_err(|error| {
+    let record: FrameRecord = serde_json::from_slice(bytes).map_err(|error| {
         Error::corrupt(format!(
             "the registry record of {name} is damaged ({error}): put _registry/{}.json back from a copy, or DROP FRAME",
             name.replace('.', "/")
         ))
-    })
+    })?;
+    match &record.view {
+        Some(view) if view.query.len() > MAX_VIEW => Err(Error::corrupt(format!(
+            "the query of the view {name} is longer than {MAX_VIEW} bytes: DROP FRAME {name} removes it"
+        ))),
+        _ => Ok(record),
+    }
 }
 
 #[cfg(test)]
@@ -261,8 +356,35 @@ mod tests {
 
         #[test]
         fn a_record_is_read_as_it_was_written(id in ".{0,20}", schema in ".{0,40}", columns in proptest::collection::vec(".{0,9}", 0..4)) {
-            let record = FrameRecord { id, schema, partition_by: columns, dropping: false };
+            let record = FrameRecord { id, schema, partition_by: columns, dropping: false, view: None };
             proptest::prop_assert_eq!(decode(&encode(&record).unwrap(), "a.b.c").unwrap(), record);
         }
+
+        #[test]
+        fn a_view_is_read_as_it_was_written(query in ".{0,40}", columns in proptest::collection::vec(".{0,9}", 0..4)) {
+            let (hive, box_) = (HiveName::new("h").unwrap(), BoxName::new("b").unwrap());
+            let record = FrameRecord::of(Some(ViewRecord { hive, box_, columns, query }));
+            proptest::prop_assert_eq!(decode(&encode(&record).unwrap(), "a.b.c").unwrap(), record);
+        }
+    }
+
+    #[test]
+    fn a_view_is_a_frame_without_a_schema_to_those_who_know_none() {
+        let view = r#"{"hive":"h","box":"b","query":"SELECT 1"}"#;
+        let record = |view: &str| format!(r#"{{"id":"x","schema":"s","partition_by":[],"view":{view}}}"#);
+        assert!(decode(&record(view).into(), "a.b.c").unwrap().view.is_some());
+        for bad in [view.replace("\"h\"", "\"../h\""), view.replace("SELECT 1", &"x".repeat(MAX_VIEW + 1))] {
+            assert_eq!(decode(&record(&bad).into(), "a.b.c").unwrap_err().kind(), ErrorKind::Corrupt);
+        }
+        #[derive(Deserialize)]
+        struct Before {
+            schema: String,
+            partition_by: Vec<String>,
+        }
+        let view = serde_json::from_str(view).unwrap();
+        let before: Before = serde_json::from_slice(&encode(&FrameRecord::of(Some(view))).unwrap()).unwrap();
+        assert!(before.partition_by.is_empty());
+        let error = serde_json::from_str::<delta_kernel::schema::StructType>(&before.schema).unwrap_err();
+        assert!(error.to_string().contains("upgrade apiary"), "{error}");
     }
 }

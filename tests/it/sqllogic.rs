@@ -126,5 +126,6 @@ scripts!(
     time,
     types,
     versions,
+    views,
     windows
 );

@@ -36,10 +36,10 @@ async fn describe_all(colony: &Colony) -> apiary::Result<Vec<FrameInfo>> {
         .await
 }
 
-/// A frame may be dropped while the list is made: then it is not there.
+/// A frame may be dropped while the list is made: then it is not there. A view is none.
 fn unless_dropped(info: apiary::Result<FrameInfo>) -> Option<apiary::Result<FrameInfo>> {
     match info {
-        Err(error) if error.kind() == ErrorKind::NotFound => None,
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::InvalidInput) => None,
         other => Some(other),
     }
 }

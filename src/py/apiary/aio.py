@@ -207,6 +207,10 @@ class AsyncApiary:
         """As :meth:`apiary.Apiary.frames`."""
         return await self._call(Apiary.frames, within)
 
+    async def views(self, within: str | None = None) -> list[str]:
+        """As :meth:`apiary.Apiary.views`."""
+        return await self._call(Apiary.views, within)
+
     async def status(self) -> dict[str, Any]:
         """As :meth:`apiary.Apiary.status`."""
         return await self._call(Apiary.status)

@@ -211,9 +211,15 @@ class Apiary:
         return [f"{name}.{box}" for name in hives for box in self._native.boxes(name)]
 
     def frames(self, within: str | None = None) -> list[str]:
-        """Full names (``hive.box.frame``) of all frames, or of those in one hive or one ``hive.box``."""
+        """Full names (``hive.box.frame``) of all frames and views, or of those in one hive or one ``hive.box``."""
         prefix = "" if within is None else f"{within.lower()}."
         return [name for name in self._native.frames() if name.startswith(prefix)]
+
+    def views(self, within: str | None = None) -> list[str]:
+        """Full names of the views (``CREATE VIEW``) among :meth:`frames`."""
+        prefix = "" if within is None else f"{within.lower()}."
+        names = [str(row["view"]) for row in self._native.facts("SHOW VIEWS", None)]
+        return [name for name in names if name.startswith(prefix)]
 
     def status(self) -> dict[str, Any]:
         """The node now: its bees, memory, temperature, queries and requests."""

@@ -79,8 +79,12 @@ class Box:
         return self._apiary.frame(f"{self._name}.{name}")
 
     def frames(self) -> list[str]:
-        """Full names of its frames."""
+        """Full names of its frames and views."""
         return self._apiary.frames(self._name)
+
+    def views(self) -> list[str]:
+        """Full names of its views."""
+        return self._apiary.views(self._name)
 
     def create(self, *, if_not_exists: bool = False) -> Box:
         """Creates it."""

@@ -9,7 +9,7 @@ use apiary::{Colony, FrameRef};
 /// Longest wait for a name: who types does not wait for a slow bucket.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-const WORDS: [&str; 84] = [
+const WORDS: [&str; 86] = [
     "ADD",
     "ALTER",
     "ANALYZE",
@@ -89,6 +89,8 @@ const WORDS: [&str; 84] = [
     "VALUES",
     "VERIFY",
     "VERSION",
+    "VIEW",
+    "VIEWS",
     "WHEN",
     "WHERE",
     "WINDOW",
