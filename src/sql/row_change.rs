@@ -18,6 +18,7 @@ use datafusion::sql::sqlparser::ast::{
     VisitMut, VisitorMut, visit_expressions,
 };
 
+use super::spelling::EVERY;
 use super::statement::{names, query_of};
 use crate::storage::Rewrite;
 use crate::{Error, Result};
@@ -98,6 +99,8 @@ enum When {
 enum Action {
     Delete,
     Update(Values),
+    /// To the source's columns of the same names.
+    UpdateRow,
     Insert(Values),
     /// The source's columns of the same names.
     InsertRow,
@@ -297,7 +300,7 @@ impl Merging {
     fn find(&self, t: &str, once: bool) -> String {
         let (target, source, s, on) = (quoted(TARGET), quoted(SOURCE), &self.source, &self.on);
         let cell = format!("{t}.{}", quoted(CELL));
-        let updates: fn(&Action) -> bool = |action| matches!(action, Action::Update(_));
+        let updates: fn(&Action) -> bool = |action| matches!(action, Action::Update(_) | Action::UpdateRow);
         let deletes: fn(&Action) -> bool = |action| matches!(action, Action::Delete);
         let matched = self.any(When::Matched);
         // A row that a source row matches must be seen, changed or not: else that source row would be inserted.
@@ -405,7 +408,7 @@ impl Clause {
             Action::Delete => "NULL".into(),
             Action::Update(values) => given(values).unwrap_or_else(|| format!("{t}.{name}")),
             Action::Insert(values) => given(values).unwrap_or_else(|| "NULL".into()),
-            Action::InsertRow => cast(&format!("{s}.{name}"), field.data_type()),
+            Action::UpdateRow | Action::InsertRow => cast(&format!("{s}.{name}"), field.data_type()),
         }
     }
 }
@@ -445,7 +448,14 @@ impl Parts {
         let action = match &clause.action {
             MergeAction::Delete { .. } => Action::Delete,
             MergeAction::Update(update) if update.update_predicate.is_none() && update.delete_predicate.is_none() => {
-                Action::Update(self.values(&update.assignments, alias)?)
+                match update.assignments.as_slice() {
+                    [Assignment { target: AssignmentTarget::ColumnName(name), .. }]
+                        if names(name.clone()) == [EVERY] =>
+                    {
+                        Action::UpdateRow
+                    }
+                    assignments => Action::Update(self.values(assignments, alias)?),
+                }
             }
             MergeAction::Insert(insert) if insert.insert_predicate.is_none() => match &insert.kind {
                 MergeInsertKind::Row if insert.columns.is_empty() => Action::InsertRow,
@@ -469,7 +479,8 @@ impl Parts {
         };
         let fits = match kind {
             When::NotInTarget => matches!(action, Action::Insert(_) | Action::InsertRow),
-            When::Matched | When::NotInSource => matches!(action, Action::Update(_) | Action::Delete),
+            When::Matched => matches!(action, Action::Update(_) | Action::UpdateRow | Action::Delete),
+            When::NotInSource => matches!(action, Action::Update(_) | Action::Delete),
         };
         if !fits {
             return Err(Error::invalid(format!("MERGE cannot {} rows WHEN {}", clause.action, clause.clause_kind)));

@@ -9,9 +9,13 @@ use datafusion::sql::sqlparser::ast::{
 };
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::Parser;
+use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan};
 
-use super::statement::{RECURSION_LIMIT, syntax};
+use super::statement::{RECURSION_LIMIT, syntax, word_of};
 use crate::Result;
+
+/// Stands in `UPDATE SET *` for the columns: the parser knows no star there.
+pub(super) const EVERY: &str = "every column";
 
 /// Puts a statement right: `FROM f` stands for all columns of `f`, and `IS DISTINCT FROM` binds more than AND and OR.
 pub(super) fn put_right(statement: &mut DfStatement) {
@@ -40,6 +44,31 @@ pub(super) fn right_expression(sql: &str) -> Result<String> {
     let mut expression = parser.parse_expr().map_err(syntax)?;
     let _ = expression.visit(&mut Spelling);
     Ok(expression.to_string())
+}
+
+/// Writes `UPDATE SET *` and `INSERT *` of a MERGE as the parser takes them.
+pub(super) fn write_out_stars(tokens: &mut Vec<TokenWithSpan>) {
+    let words: Vec<usize> = (0..tokens.len()).filter(|at| !matches!(tokens[*at].token, Token::Whitespace(_))).collect();
+    let is = |at: usize, text: &str| words.get(at).and_then(|at| word_of(&tokens[*at].token)).as_deref() == Some(text);
+    if !is(0, "MERGE") {
+        return;
+    }
+    let is_star = |at: &usize| words.get(*at).is_some_and(|at| tokens[*at].token == Token::Mul);
+    let ends = |at: usize| match words.get(at + 1).map(|at| &tokens[*at].token) {
+        None | Some(Token::SemiColon | Token::EOF) => true,
+        Some(next) => word_of(next).as_deref() == Some("WHEN"),
+    };
+    let update = |at: usize| at >= 3 && is(at - 3, "THEN") && is(at - 2, "UPDATE") && is(at - 1, "SET");
+    let insert = |at: usize| at >= 2 && is(at - 2, "THEN") && is(at - 1, "INSERT");
+    let found = (0..words.len()).filter(is_star).filter(|at| ends(*at) && (update(*at) || insert(*at)));
+    let found: Vec<(usize, bool)> = found.map(|at| (words[at], update(at))).collect();
+    // From the end on: what stands before keeps its place.
+    for (at, is_update) in found.into_iter().rev() {
+        let span = tokens[at].span;
+        let every = || Token::make_word(EVERY, Some('"'));
+        let written = if is_update { vec![every(), Token::Eq, every()] } else { vec![Token::make_keyword("ROW")] };
+        tokens.splice(at..=at, written.into_iter().map(|token| TokenWithSpan { token, span }));
+    }
 }
 
 struct Spelling;

@@ -18,7 +18,7 @@ use super::chains::check_chains;
 use super::copy::copy_from;
 use super::layout::Layout;
 use super::same_names::tell_apart;
-use super::spelling::put_right;
+use super::spelling::{put_right, write_out_stars};
 use super::time_travel::{moment, name_versions, take_versions};
 use super::view::{CreateView, create_view, is_create_view};
 use crate::storage::{Alteration, AsOf};
@@ -370,6 +370,7 @@ fn other(tokens: Vec<TokenWithSpan>) -> Result<Statement> {
 
 fn df_statement(mut tokens: Vec<TokenWithSpan>) -> Result<DfStatement> {
     take_versions(&mut tokens)?;
+    write_out_stars(&mut tokens);
     if tokens.iter().any(|token| is_long(&token.token)) {
         tokens = tokens.into_iter().flat_map(exact).collect();
     }
