@@ -35,6 +35,7 @@ pub(super) async fn csv_schema(
         && options.terminator.is_none()
         && options.comment.is_none()
         && options.truncated_rows != Some(true)
+        && options.null_regex.is_none()
         && options.schema_infer_max_rec.is_none()
         && options.null_regex.is_none()
         && !options.compression.is_compressed();

@@ -6,34 +6,102 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 
+use datafusion::catalog::view::ViewTable;
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::DataFusionError;
+use datafusion::common::config::CsvOptions;
 use datafusion::datasource::file_format::csv::{CsvFormat, CsvFormatFactory};
 use datafusion::datasource::file_format::json::{JsonFormat, JsonFormatFactory};
 use datafusion::datasource::file_format::parquet::{ParquetFormat, ParquetFormatFactory};
 use datafusion::datasource::file_format::{FileFormat, FileFormatFactory};
 use datafusion::datasource::listing::{ListingOptions, ListingTable, ListingTableConfig, ListingTableUrl};
 use datafusion::datasource::provider_as_source;
-use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, cast, ident};
+use datafusion::functions::core::expr_fn::nullif;
+use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, cast, ident, lit};
+use futures::future::ready;
 use futures::{FutureExt, TryStreamExt};
+use glob::MatchOptions;
 use object_store::ObjectMeta;
 use url::Url;
 
 use super::csv_sample::csv_schema;
+use super::file_options::{FileOptions, split};
 use crate::{Error, Result};
 
 /// Whether a table name is meant as a path: it has a slash or ends like a data file.
 pub(crate) fn is_path(name: &str) -> bool {
-    name.contains('/') || format_of(name).is_some()
+    let (path, _) = split(name);
+    path.contains('/') || format_of(path).is_some() || packed(path).is_some()
 }
 
-/// The files that `path` matches, as a table with their inferred schema.
+/// The files that a path matches, read as the options in `name` say, as a table with their inferred schema.
 ///
 /// # Errors
 /// [`crate::ErrorKind::InvalidInput`] for an ending that is not known; [`crate::ErrorKind::NotFound`] without a match.
-pub(crate) async fn file_table(path: &str, state: &dyn Session) -> Result<Arc<dyn TableProvider>> {
+pub(crate) async fn file_table(name: &str, state: &dyn Session) -> Result<Arc<dyn TableProvider>> {
+    let (path, options) = split(name);
     let (format, ending) = format_of(path).ok_or_else(|| unknown(path))?;
-    listing(path, format, ending, state, |schema| schema).await
+    if options.is_empty() {
+        return listing(path, format, ending, state, |schema| schema).await;
+    }
+    let csv = format.downcast_ref::<CsvFormat>().map(|csv| csv.options().clone());
+    let csv =
+        csv.ok_or_else(|| Error::invalid(format!("'{path}' is read without OPTIONS: they are for .csv and .tsv")))?;
+    let format = Arc::new(CsvFormat::default().with_options(read_as(csv, &options)));
+    match options.get("null") {
+        None => listing(path, format, ending, state, |schema| schema).await,
+        Some(null) => read_with_null(path, format, ending, state, null).await,
+    }
+}
+
+fn read_as(mut csv: CsvOptions, options: &FileOptions) -> CsvOptions {
+    for (key, value) in options {
+        let byte = value.bytes().next();
+        match key.as_str() {
+            "delimiter" => csv.delimiter = byte.unwrap_or(csv.delimiter),
+            "quote" => csv.quote = byte.unwrap_or(csv.quote),
+            "escape" => csv.escape = byte,
+            "header" => csv.has_header = Some(value == "true"),
+            // Of what is looked at for the types.
+            "null" => csv.null_regex = Some(exactly(value)),
+            _ => {}
+        }
+    }
+    csv
+}
+
+/// The regular expression that only this text matches, or none at all.
+fn exactly(text: &str) -> String {
+    let literal: String = text.chars().map(|c| format!("\\x{{{:x}}}", c as u32)).collect();
+    format!("^({literal})?$")
+}
+
+/// CSV files in which `null` stands for nothing. The engine's reader knows that of the types alone: it reads texts here, which
+/// become values then.
+async fn read_with_null(
+    path: &str,
+    format: Arc<dyn FileFormat>,
+    ending: &'static str,
+    state: &dyn Session,
+    null: &str,
+) -> Result<Arc<dyn TableProvider>> {
+    let mut found = Arc::new(Schema::empty());
+    let texts = |schema: SchemaRef| -> SchemaRef {
+        let text =
+            |field: &Arc<Field>| Arc::new(field.as_ref().clone().with_data_type(DataType::Utf8).with_nullable(true));
+        let texts = Arc::new(Schema::new(schema.fields().iter().map(text).collect::<Vec<_>>()));
+        found = schema;
+        texts
+    };
+    let table = listing(path, format, ending, state, texts).await?;
+    let rows = LogicalPlanBuilder::scan("file", provider_as_source(table), None)?;
+    let value = |field: &Arc<Field>| {
+        let text = nullif(ident(field.name()), lit(null));
+        let data_type = if field.data_type().is_null() { DataType::Utf8 } else { field.data_type().clone() };
+        cast(text, data_type).alias(field.name())
+    };
+    let values: Vec<Expr> = found.fields().iter().map(value).collect();
+    Ok(Arc::new(ViewTable::new(rows.project(values)?.build()?, None)))
 }
 
 /// The rows of the files that `path` matches, for columns like those of `columns`: text is read as their types, or as one that
@@ -127,9 +195,19 @@ fn readable(kind: &str, found: &DataType, wanted: &DataType) -> DataType {
 }
 
 fn unknown(path: &str) -> Error {
-    Error::invalid(format!(
-        "'{path}' is not a data file: its name must end in .parquet, .csv, .tsv, .json, .ndjson or .jsonl"
-    ))
+    match packed(path) {
+        Some(by) => Error::unsupported(format!("'{path}' is compressed: unpack it first, with {by}")),
+        None => Error::invalid(format!(
+            "'{path}' is not a data file: its name must end in .parquet, .csv, .tsv, .json, .ndjson or .jsonl"
+        )),
+    }
+}
+
+/// By what a compressed data file is unpacked.
+fn packed(path: &str) -> Option<&'static str> {
+    let lower = path.to_ascii_lowercase();
+    let known = [(".gz", "gunzip -k"), (".zst", "unzstd"), (".bz2", "bunzip2 -k"), (".xz", "unxz -k")];
+    known.into_iter().find_map(|(ending, by)| format_of(lower.strip_suffix(ending)?).map(|_| by))
 }
 
 async fn listing(
@@ -150,14 +228,25 @@ async fn listing(
         };
         match sampled {
             Some(schema) => Ok(Arc::new(schema)),
-            None => Ok(options.infer_schema(state, &url).await?),
+            None => {
+                let filled: Vec<ObjectMeta> = files.iter().filter(|file| file.size > 0).cloned().collect();
+                Ok(format.infer_schema(state, &store, &filled).await?)
+            }
         }
     };
     // Lengths in a damaged footer can be such that reading by them panics.
     let inferred = AssertUnwindSafe(inferred).catch_unwind().await;
     let inferred = inferred.unwrap_or_else(|_| Err(Error::corrupt("its footer has impossible lengths")));
-    let schema = typed(inferred.map_err(|error| error.context(path))?);
-    let config = ListingTableConfig::new(url).with_listing_options(options).with_schema(schema);
+    let inferred = inferred.map_err(|error| match error.message().contains("to be an object, found Array") {
+        true => Error::unsupported(format!(
+            "'{path}' is an array, and files of JSON are read that have an object on each line: jq -c '.[]' makes one of it"
+        )),
+        false => error.context(path),
+    });
+    let schema = typed(inferred?);
+    let urls =
+        if is_over_folders(&url) { files.iter().map(|file| url_to(file)).collect::<Result<_>>()? } else { vec![url] };
+    let config = ListingTableConfig::new_with_multi_paths(urls).with_listing_options(options).with_schema(schema);
     Ok(Arc::new(ListingTable::try_new(config)?))
 }
 
@@ -168,10 +257,38 @@ fn url_of(path: &str) -> Result<ListingTableUrl> {
     })
 }
 
+/// Whether a pattern goes on behind a folder of which it is one, like `*/x.csv` or `**/*.csv`: the engine does not look there.
+fn is_over_folders(url: &ListingTableUrl) -> bool {
+    url.get_glob().as_ref().is_some_and(|glob| glob.as_str().contains('/'))
+}
+
+/// A file by itself, whatever its name has in it.
+fn url_to(file: &ObjectMeta) -> Result<ListingTableUrl> {
+    let url = Url::from_file_path(format!("/{}", file.location));
+    let url = url.map_err(|()| Error::invalid(format!("/{} is no file of this machine", file.location)))?;
+    Ok(ListingTableUrl::try_new(url, None)?)
+}
+
 /// The files that match; says so when there are none, or nothing is in them: an empty table would look like an answer.
 async fn matching(path: &str, url: &ListingTableUrl, ending: &str, state: &dyn Session) -> Result<Vec<ObjectMeta>> {
     let store = state.runtime_env().object_store(url)?;
-    let found: Vec<_> = url.list_all_files(state, store.as_ref(), ending).await?.try_collect().await?;
+    let found: Vec<ObjectMeta> = match url.get_glob() {
+        Some(glob) if is_over_folders(url) => {
+            // `*` ends with a folder, `**` does not.
+            let how = MatchOptions { require_literal_separator: true, ..MatchOptions::new() };
+            let below = |file: &ObjectMeta| -> Option<String> {
+                let parts: Vec<&str> = url.strip_prefix(&file.location)?.collect();
+                Some(parts.join("/"))
+            };
+            let matches = |file: &ObjectMeta| below(file).is_some_and(|path| glob.matches_with(&path, how));
+            let all = store.list(Some(url.prefix()));
+            let mut found: Vec<ObjectMeta> = all.try_filter(|file| ready(matches(file))).try_collect().await?;
+            found.retain(|file| file.location.as_ref().ends_with(ending));
+            found.sort_by(|a, b| a.location.cmp(&b.location));
+            found
+        }
+        _ => url.list_all_files(state, store.as_ref(), ending).await?.try_collect().await?,
+    };
     if found.is_empty() {
         let folder = if std::path::Path::new(path).is_dir() {
             format!(": it is a folder, write '{path}/*{ending}'")

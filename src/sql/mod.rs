@@ -21,7 +21,7 @@
 //! | `cell_reader` | how a scan opens a cell |
 //! | `deleted` | cells some of whose rows do not count |
 //! | `pruning` | which cells a filter can leave out |
-//! | `files`, `csv_sample`, `copy` | a file or a glob of files as a table; COPY |
+//! | `files`, `file_options`, `csv_sample`, `copy` | a file or a glob of files as a table, and how it is read; COPY |
 //! | `distribution` | how a plan is split over bees |
 //! | `open_quotes` | CSV files in which a quote is never closed |
 //! | `shared_scan` | a scan that the bees of one colony share out while it runs |
@@ -61,6 +61,7 @@ mod csv_sample;
 mod deleted;
 pub mod distribution;
 mod error;
+mod file_options;
 mod files;
 mod filter_names;
 mod frame_table;

@@ -16,6 +16,7 @@ use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer};
 use super::alter::alter;
 use super::chains::check_chains;
 use super::copy::copy_from;
+use super::file_options::take_options;
 use super::layout::Layout;
 use super::same_names::tell_apart;
 use super::spelling::{put_right, write_out_stars};
@@ -370,6 +371,7 @@ fn other(tokens: Vec<TokenWithSpan>) -> Result<Statement> {
 
 fn df_statement(mut tokens: Vec<TokenWithSpan>) -> Result<DfStatement> {
     take_versions(&mut tokens)?;
+    take_options(&mut tokens)?;
     write_out_stars(&mut tokens);
     if tokens.iter().any(|token| is_long(&token.token)) {
         tokens = tokens.into_iter().flat_map(exact).collect();

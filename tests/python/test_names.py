@@ -123,3 +123,20 @@ def test_a_partition_column_must_exist(ap: Apiary) -> None:
     with pytest.raises(apiary.SchemaError, match="'region'"):
         ap.create_frame("f", SCHEMA, partition_by="region")
     assert ap.frames() == []
+
+
+def test_views_are_names_beside_frames(ap: Apiary) -> None:
+    frame = ap.create_frame("lab.raw.f", pa.schema([("a", pa.int64())]))
+    frame.write({"a": [1, 2, 3]})
+    ap.sql("CREATE VIEW lab.raw.v (b) AS SELECT a FROM lab.raw.f WHERE a > 1").fetchall()
+    box = ap.box("lab.raw")
+    assert ap.views() == ap.views("lab") == box.views() == ["lab.raw.v"]
+    assert ap.frames() == ["lab.raw.f", "lab.raw.v"]
+    assert ap.sql("SELECT sum(b) FROM lab.raw.v").fetchone() == (5,)
+    assert sorted(ap.frame("lab.raw.v").read(["b"]).to_arrow()["b"].to_pylist()) == [2, 3]
+    with pytest.raises(apiary.InvalidInputError, match="lab.raw.v is a view, which has no rows of its own"):
+        ap.frame("lab.raw.v").write({"b": [4]})
+    with pytest.raises(apiary.InvalidInputError, match="DROP VIEW lab.raw.v removes it"):
+        ap.drop_frame("lab.raw.v")
+    box.drop(cascade=True)
+    assert ap.views() == []

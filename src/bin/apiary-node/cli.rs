@@ -147,7 +147,8 @@ All files of one call become one commit: readers see all of it or nothing.
 Examples:
   apiary-node ingest day1.parquet day2.parquet --into home.iot.readings
   apiary-node ingest sales.csv --into shop.raw.sales --partition-by country,year
-  apiary-node ingest products.json --into shop.raw.products --overwrite")]
+  apiary-node ingest products.json --into shop.raw.products --overwrite
+  apiary-node ingest 'exports/**/*.csv' --into shop.raw.sales --delimiter ';' --null NA")]
 pub(crate) struct IngestArgs {
     /// Files: .parquet, .csv, .tsv, or one JSON object per line in .json, .ndjson, .jsonl
     #[arg(required = true, value_name = "FILE")]
@@ -161,6 +162,35 @@ pub(crate) struct IngestArgs {
     /// Replace the frame's rows instead of adding to them
     #[arg(long)]
     pub(crate) overwrite: bool,
+    #[command(flatten)]
+    pub(crate) csv: CsvArgs,
+}
+
+/// How CSV files are read.
+#[derive(Args, Clone, Default)]
+#[command(next_help_heading = "CSV files")]
+pub(crate) struct CsvArgs {
+    /// The character between values, or tab [default: a comma; a tab in .tsv]
+    #[arg(long, value_name = "CHAR", value_parser = one_byte)]
+    pub(crate) delimiter: Option<char>,
+    /// The character around values that have delimiters in them [default: "]
+    #[arg(long, value_name = "CHAR", value_parser = one_byte)]
+    pub(crate) quote: Option<char>,
+    /// The first line has values, not names: columns are those of the frame in order, or column_1, column_2, …
+    #[arg(long)]
+    pub(crate) no_header: bool,
+    /// What stands for no value, besides nothing at all
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) null: Option<String>,
+}
+
+fn one_byte(text: &str) -> Result<char, String> {
+    let mut characters = text.chars();
+    match (text, characters.next(), characters.next()) {
+        ("\\t" | "tab", ..) => Ok('\t'),
+        (_, Some(one), None) if one.is_ascii() => Ok(one),
+        _ => Err("use one character of ASCII, or tab".into()),
+    }
 }
 
 #[derive(Args)]

@@ -33,7 +33,8 @@ use input::Input;
 /// Ingests the files.
 pub(crate) async fn run(colony: &Colony, args: &IngestArgs) -> Outcome {
     let watch = Stopwatch::start();
-    let inputs = args.files.iter().map(|file| Input::open(file)).collect::<Outcome<Vec<_>>>()?;
+    let columns = if args.csv.no_header { columns_of(colony, &args.into).await? } else { Vec::new() };
+    let inputs = args.files.iter().map(|file| Input::open(file, &args.csv, &columns)).collect::<Outcome<Vec<_>>>()?;
     let session = colony.session();
     let found = conform::unite(&schemas(&session, &inputs).await?)?;
     let mut made = Made::default();
@@ -46,6 +47,15 @@ pub(crate) async fn run(colony: &Colony, args: &IngestArgs) -> Outcome {
     }
     progress::say(summary(&args.into, &written?, watch.millis()));
     Ok(())
+}
+
+/// The columns of the frame, if there is one.
+async fn columns_of(colony: &Colony, frame: &FrameRef) -> Outcome<Vec<String>> {
+    match colony.describe(frame).await {
+        Ok(info) => Ok(info.schema.fields().iter().map(|field| field.name().clone()).collect()),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 async fn write(
@@ -222,6 +232,7 @@ fn summary(frame: &FrameRef, written: &WriteResult, millis: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::CsvArgs;
 
     fn args(partition_by: &[&str]) -> IngestArgs {
         IngestArgs {
@@ -229,6 +240,7 @@ mod tests {
             into: "a.b.c".parse().unwrap(),
             partition_by: partition_by.iter().map(|name| (*name).to_owned()).collect(),
             overwrite: false,
+            csv: CsvArgs::default(),
         }
     }
 
@@ -248,7 +260,7 @@ mod tests {
         let inputs = ["a.csv", "b.csv"].map(|name| {
             let path = folder.path().join(name);
             std::fs::write(&path, "x\n1\n").unwrap();
-            Input::open(path.to_str().unwrap()).unwrap()
+            Input::open(path.to_str().unwrap(), &CsvArgs::default(), &[]).unwrap()
         });
         let starts: Vec<u64> = with_starts(inputs.to_vec()).into_iter().map(|(start, _)| start).collect();
         assert_eq!(starts, [0, 4]);
