@@ -89,7 +89,7 @@ impl<'a> Sources<'a> {
     /// What the storage says of names; what is wrong with a frame or a view is said where it is used.
     pub(super) async fn look_up(&mut self, references: &[TableReference], home: &SqlSession) -> Result<()> {
         let mut wanted = self.frames_in(references, home)?;
-        if references.iter().any(is_of_facts) {
+        if references.iter().any(is_of_names) {
             wanted.extend(self.meadow.registry().frames().await?.into_iter().map(|frame| (frame, Sight::LATEST)));
         }
         let mut views = 0;
@@ -151,7 +151,7 @@ impl<'a> Sources<'a> {
                 }
             }
         }
-        if references.iter().any(is_of_facts) {
+        if references.iter().any(is_of_names) {
             self.list_all(&list, references).await?;
         }
         Ok(list)
@@ -246,6 +246,11 @@ impl<'a> Sources<'a> {
 
 fn is_of_facts(reference: &TableReference) -> bool {
     reference.schema() == Some("information_schema")
+}
+
+/// Whether it is a table of facts that has all frames in it: `SHOW` of a setting asks one that has none.
+fn is_of_names(reference: &TableReference) -> bool {
+    is_of_facts(reference) && !["df_settings", "routines", "parameters"].contains(&reference.table())
 }
 
 fn register(

@@ -754,6 +754,15 @@ fn check_option(base: &SessionState, key: &str, value: &str) -> Result<()> {
             "datafusion.execution.target_partitions must be at least 2: a split plan is wrong below",
         ));
     }
+    if key == "datafusion.execution.time_zone"
+        && !["utc", "etc/utc", "gmt", "z", "+00:00"].contains(&value.to_ascii_lowercase().as_str())
+    {
+        // Literals would be understood in it, and texts that become values of a column would not.
+        return Err(Error::unsupported(format!(
+            "moments are kept, understood and shown in UTC, so timezone cannot be '{value}': write the offset, like \
+             '2026-01-31 12:00:00+01:00', or AT TIME ZONE '{value}'"
+        )));
+    }
     let mut options = base.config().options().as_ref().clone();
     options.set(key, value)?;
     if options.execution.enable_file_stream_work_stealing {

@@ -54,7 +54,9 @@ pub(super) fn in_statement(statement: &DfStatement) -> Result<()> {
             not("a prepared statement", "send it with parameters, like $1 or $name")
         }
         Statement::Comment { .. } => not("COMMENT", "keep words about columns in a frame"),
-        Statement::Set(Set::SetTimeZone { .. }) => not("SET TIME ZONE", "moments are UTC: use AT TIME ZONE"),
+        Statement::Set(Set::SetTimeZone { .. }) => {
+            not("SET TIME ZONE", "moments are kept, understood and shown in UTC: write their offset, or AT TIME ZONE")
+        }
         _ => Ok(()),
     }
 }
