@@ -40,4 +40,4 @@ pub use actors::{
     Colony, ColonyStatus, FrameStream, Query, QueryStats, QueryStream, Session, Settings, StreamSettings,
 };
 pub use error::{Error, ErrorKind, Result};
-pub use storage::{AsOf, BoxName, FrameInfo, FrameRef, HistoryEntry, HiveName, WriteMode, WriteResult};
+pub use storage::{AsOf, BoxName, FrameInfo, FrameRef, HistoryEntry, HiveName, Placement, WriteMode, WriteResult};

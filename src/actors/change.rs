@@ -20,15 +20,18 @@ use super::bee::with_room;
 use super::colony::Core;
 use super::lead::until_stopped;
 use super::query::QueryRecord;
+use super::scratch::Spill;
 use super::write::{Writing, cell_cut, write_frame};
 use crate::sql::row_change::{TARGET, quoted};
 use crate::sql::statement::query_of;
 use crate::sql::z_order::{Sample, sampling};
 use crate::sql::{Ask, Layout, Params, PhysicalQuery, RowChange, Target};
-use crate::storage::Cells;
+use crate::storage::clustering::Chosen;
 use crate::storage::deleted_rows::DeletedRows;
 use crate::storage::leafcutter::{Cut, worth_marking, worth_merging};
-use crate::storage::{AsOf, Change, ChangeResult, FrameRef, Marks, Replaced, Rewrite};
+use crate::storage::{
+    AsOf, Cells, Change, ChangeResult, FrameRef, FrameState, Marks, Replaced, Rewrite, Worth,
+};
 use crate::{Error, ErrorKind, Result};
 
 /// Runs of one statement before its conflict is the caller's.
@@ -37,6 +40,10 @@ const TRIES: u32 = 20;
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 /// Longest time that housekeeping gives way after a batch.
 const LONGEST_WAY: Duration = Duration::from_millis(500);
+/// Cells' worth of bytes that housekeeping sorts at a time: a job that users stop is begun anew, and what it sorts is spilled.
+const SORTED_CELLS: u64 = 32;
+/// The part of a bee's memory that it sorts where nothing may be spilled: cells are several times as large in memory.
+const SORTED_SHARE: u64 = 8;
 /// Longest pause.
 const LAST_PAUSE: Duration = Duration::from_secs(1);
 
@@ -44,9 +51,9 @@ const LAST_PAUSE: Duration = Duration::from_secs(1);
 pub(crate) enum Replacing<'a> {
     /// Changes some.
     Rows(&'a RowChange),
-    /// Keeps them all, in this order.
+    /// Keeps them all, in this order, or in the one that the frame is kept in.
     Cells(&'a Layout),
-    /// Keeps them all: of the small cells those that at least double by it, where there are so many of a partition.
+    /// Keeps them all: what housekeeping does where there are so many cells of a partition to be written anew.
     Tier(usize),
 }
 
@@ -63,21 +70,30 @@ pub(crate) async fn replace(
     query: &QueryRecord,
 ) -> Result<ChangeResult> {
     core.meadow.require_writable()?;
-    let mut run = 0;
+    let (mut run, mut done, mut more) = (0, ChangeResult::default(), None);
     loop {
         run += 1;
         let this = Run { core, frame, ask, query };
         let outcome = match what {
-            Replacing::Rows(change) => this.change(change).await,
+            Replacing::Rows(change) => this.change(change).await.map(|result| (result, 0)),
             Replacing::Cells(layout) => this.optimize(layout, None).await,
-            Replacing::Tier(least) => this.optimize(&Layout::Any, Some(*least)).await,
+            Replacing::Tier(least) => this.optimize(&Layout::Any, Some(*least)).await.map(|(result, _)| (result, 0)),
         };
         match outcome {
             Err(error) if may_run_again(&error, run) => {
                 tracing::debug!(%error, %frame, run, "a statement is run again on the new version");
                 pause_before_next(run, query).await?;
             }
-            outcome => return outcome,
+            Ok((result, left)) => {
+                done = done.and(result);
+                // What others wrote meanwhile is not waited for: there is an end.
+                let left = more.map_or(left, |more: usize| left.min(more - 1));
+                if left == 0 {
+                    return Ok(done);
+                }
+                (run, more) = (0, Some(left));
+            }
+            Err(error) => return Err(error),
         }
     }
 }
@@ -191,7 +207,7 @@ impl Run<'_> {
         let mut replaced = whole(&target, &cells);
         replaced.marked = marks.with_former(&target.cells)?;
         let change = Change::Replace(change.rewrite(), Arc::new(replaced));
-        let mut result = self.write(query, Writing { change, writers: None, rows }, &target, cells.len()).await?;
+        let mut result = self.write(query, Writing { change, writers: None, run: String::new(), rows }, &target, cells.len()).await?;
         (result.rows_updated, result.rows_deleted) = (updated, deleted);
         // Until here it holds all rows that were written.
         result.rows_inserted -= kept;
@@ -237,18 +253,26 @@ impl Run<'_> {
         }
     }
 
-    async fn optimize(&self, layout: &Layout, tier: Option<usize>) -> Result<ChangeResult> {
+    /// Writes cells anew, and says how often there is as much to do afterwards at most.
+    async fn optimize(&self, layout: &Layout, tier: Option<usize>) -> Result<(ChangeResult, usize)> {
         let mut target = self.target().await?;
         layout.check(&target.state)?;
         let cut = cell_cut(self.core, &target.state.schema);
-        let chosen = match tier {
-            Some(least) => tier_cells(&target.cells, &cut, least),
-            None if *layout == Layout::Any => small_or_marked_cells(&target.cells, &cut),
-            None => (0..target.cells.len()).collect(),
+        let Chosen { cells: chosen, left } = match (layout, tier) {
+            (Layout::Any, Some(least)) => due_cells(self.core, &target.state, &target.cells, least)?,
+            (Layout::Any, None) => match &target.state.clustering {
+                Some(clustering) => clustering.choose(&target.state, &target.cells, &cut, Worth::All)?,
+                None => small_or_marked_cells(&target.cells, &cut).into(),
+            },
+            _ => Chosen::from((0..target.cells.len()).collect::<Vec<_>>()),
         };
         if chosen.is_empty() {
-            return Ok(self.nothing(&target));
+            return Ok((self.nothing(&target), 0));
         }
+        let (layout, name) = match &target.state.clustering {
+            Some(clustering) => (&Layout::Sorted(clustering.columns.clone()), clustering.new_run()),
+            None => (layout, String::new()),
+        };
         let (sql, is_sorted) = layout.query(&target.state);
         let bytes: u64 = chosen.iter().map(|index| target.cells.bytes(*index)).sum();
         // Sorted rows stay together only in one writer's cells; few rows make few cells only there, too.
@@ -258,6 +282,7 @@ impl Run<'_> {
         let writing = Writing {
             change: Change::Replace(Rewrite::Compact, Arc::new(whole(&target, &chosen))),
             writers: Some(writers),
+            run: name,
             rows: rows..=rows,
         };
         let params = match layout {
@@ -268,7 +293,7 @@ impl Run<'_> {
         let query = run.plan(query_of(&sql)?, &target, false).await?;
         let mut result = self.write(query, writing, &target, chosen.len()).await?;
         result.rows_inserted = 0;
-        Ok(result)
+        Ok((result, left))
     }
 
     /// The bounds of a Z-curve through these columns, from a sample of the rows.
@@ -398,12 +423,22 @@ fn small_cells(cells: &Cells, cut: &Cut, worth: impl Fn(&[usize]) -> usize) -> V
     chosen
 }
 
-/// The cells that housekeeping writes anew, `least` or more of a partition.
-pub(crate) fn tier_cells(cells: &Cells, cut: &Cut, least: usize) -> Vec<usize> {
-    small_cells(cells, cut, |partition| {
+/// The cells that housekeeping writes anew next, where there are so many of a partition: small ones that at least double by
+/// it, and where the frame is clustered those that overlap.
+pub(crate) fn due_cells(core: &Core, state: &FrameState, cells: &Cells, least: usize) -> Result<Chosen> {
+    let cut = cell_cut(core, &state.schema);
+    if let Some(clustering) = &state.clustering {
+        let most = match core.settings.spill {
+            Spill::None => core.settings.bee_memory() / SORTED_SHARE,
+            Spill::Disk => cut.cell_bytes * SORTED_CELLS,
+        };
+        return clustering.choose(state, cells, &cut, Worth::Doubling { least, most });
+    }
+    let tier = small_cells(cells, &cut, |partition| {
         let count = worth_merging(partition.iter().map(|index| cells.bytes(*index)));
         if count >= least { count } else { 0 }
-    })
+    });
+    Ok(tier.into())
 }
 
 /// Rows that are handed on only now and then while users have work: after each batch three times as long as it took.

@@ -44,7 +44,9 @@ use crate::sql::{Backpressure, Planner, Split, bounded, rewrites, z_order};
 use crate::storage::cached::{CacheStats, CellCache};
 use crate::storage::cells::CellFile;
 use crate::storage::ledger::LEDGER_THREADS;
-use crate::storage::{AsOf, BoxName, FrameInfo, FrameRef, HistoryEntry, HiveName, Meadow, WriteMode, WriteResult};
+use crate::storage::{
+    AsOf, BoxName, FrameInfo, FrameRef, HistoryEntry, HiveName, Meadow, Placement, WriteMode, WriteResult,
+};
 use crate::sync::lock;
 use crate::{Error, Result};
 
@@ -483,7 +485,7 @@ impl Colony {
         .await
     }
 
-    /// Creates a frame with `schema`, partitioned by `partition_by`.
+    /// Creates a frame with `schema`, and with its rows placed as said: a list of columns partitions it.
     ///
     /// # Errors
     /// `Schema` for a type that a frame cannot hold; `NotFound` without the box; `AlreadyExists`, unless `if_not_exists`.
@@ -491,12 +493,12 @@ impl Colony {
         &self,
         frame: &FrameRef,
         schema: SchemaRef,
-        partition_by: Vec<String>,
+        placement: impl Into<Placement>,
         if_not_exists: bool,
     ) -> Result<()> {
-        let frame = frame.clone();
+        let (frame, placement) = (frame.clone(), placement.into());
         self.on_io(move |core| async move {
-            core.meadow.create_frame(&frame, &schema, &partition_by, if_not_exists).await.map(|_| ())
+            core.meadow.create_frame(&frame, &schema, &placement, if_not_exists).await.map(|_| ())
         })
         .await
     }

@@ -1,4 +1,5 @@
-//! The actor that keeps the house while the node is cold: many small cells become few, what no version needs goes away.
+//! The actor that keeps the house while the node is cold: many small cells become few, rows of clustered frames are put in
+//! order, what no version needs goes away.
 //!
 //! It knows which frames this node wrote to; a node that joined the swarm also looks at all others now and then. A job is
 //! done by the one node that claims it (see [`crate::storage::claim`]), as a query like any other, which gives way to
@@ -14,7 +15,7 @@ use object_store::ObjectStoreExt;
 use object_store::path::Path;
 use tokio::sync::Notify;
 
-use super::change::tier_cells;
+use super::change::due_cells;
 use super::colony::Core;
 use super::lead::Job;
 use super::query::Asked;
@@ -153,6 +154,11 @@ impl Actor for HousekeeperActor {
                 for (frame, commits, busy) in house.due(core.band()) {
                     match keep(&core, &frame, busy).await {
                         Ok(true) => house.looked(&frame, commits, busy),
+                        // It would not fit in a moment either: it waits for the next commit.
+                        Err(error) if error.kind() == ErrorKind::MemoryExceeded => {
+                            tracing::warn!(%error, %frame, "a frame's cells could not be written anew");
+                            house.looked(&frame, commits, busy);
+                        }
                         kept => told("a frame's house could not be kept", kept.map(drop)),
                     }
                 }
@@ -189,15 +195,14 @@ async fn sweep(core: &Arc<Core>) -> Result<()> {
     Ok(())
 }
 
-/// Merges a frame's small cells when there are enough of them; `false` when another node does so.
+/// Writes a frame's cells anew when there are enough to be; `false` when another node does so, or when there may be more.
 async fn keep(core: &Arc<Core>, frame: &FrameRef, busy: bool) -> Result<bool> {
     let (state, cells) = match core.meadow.version(frame, AsOf::Latest).await {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(true),
         found => found?,
     };
     let least = if busy { BUSY_CELLS } else { QUIET_CELLS };
-    let cut = cell_cut(core, &state.schema);
-    if tier_cells(&cells, &cut, least).is_empty() || !core.meadow.keeps_house(frame).await? {
+    if due_cells(core, &state, &cells, least)?.cells.is_empty() || !core.meadow.keeps_house(frame).await? {
         return Ok(true);
     }
     let merge = async {
@@ -205,7 +210,8 @@ async fn keep(core: &Arc<Core>, frame: &FrameRef, busy: bool) -> Result<bool> {
         // Its answer is of no interest: what was done is in the frame's history.
         run(core, job, None).await?.try_collect::<Vec<_>>().await.map(|_| ())
     };
-    claimed(core, &housekeeping(frame).join("merge"), while_not_warm(core, merge)).await
+    let done = claimed(core, &housekeeping(frame).join("merge"), while_not_warm(core, merge)).await?;
+    Ok(done && state.clustering.is_none())
 }
 
 /// Removes what no version of a frame needs, once a day, as its table properties say; `false` when another node does so.

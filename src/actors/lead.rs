@@ -29,7 +29,7 @@ use crate::sql::{
     Ask, Backpressure, Distribute, Facts, Layout, Output, Params, PhysicalQuery, Planned, Spread, SqlSession, altered,
     changed, verified, written,
 };
-use crate::storage::{AsOf, FrameRef, FrameState, WriteMode};
+use crate::storage::{AsOf, FrameRef, FrameState, Placement, WriteMode};
 use crate::sync::lock;
 use crate::{Error, ErrorKind, Result};
 
@@ -317,8 +317,8 @@ impl Attempt {
                 changed(&frame, &result).map(Answer::Ready)
             }
             Planned::Insert { into, mode, query: physical } => insert(core, &into, mode, physical, query).await,
-            Planned::CreateAs { frame, partition_by, if_not_exists, query: physical } => {
-                create_as(core, &frame, &partition_by, if_not_exists, physical, query).await
+            Planned::CreateAs { frame, placement, if_not_exists, query: physical } => {
+                create_as(core, &frame, &placement, if_not_exists, physical, query).await
             }
         }
     }
@@ -452,7 +452,7 @@ async fn insert(
 async fn create_as(
     core: &Arc<Core>,
     frame: &FrameRef,
-    partition_by: &[String],
+    placement: &Placement,
     if_not_exists: bool,
     physical: PhysicalQuery,
     query: &Arc<QueryRecord>,
@@ -461,7 +461,7 @@ async fn create_as(
     let schema = physical.plan.schema();
     let fields = schema.fields().iter().map(|field| field.as_ref().clone().with_nullable(true));
     let schema = Schema::new(fields.collect::<Vec<_>>());
-    let made = core.meadow.create_frame(frame, &schema, partition_by, if_not_exists).await?;
+    let made = core.meadow.create_frame(frame, &schema, placement, if_not_exists).await?;
     let record = core.meadow.registry().record_of(frame).await?;
     let state = core.meadow.state(frame, AsOf::Latest).await?;
     if !made {

@@ -443,7 +443,7 @@ impl Stream {
         let rows = Box::pin(RecordBatchStreamAdapter::new(schema, rows));
         let count = segment.rows();
         let change = Change::Once(Transaction { app, number: segment.number });
-        let writing = Writing { change, writers: Some(1), rows: count..=count };
+        let writing = Writing { change, writers: Some(1), run: String::new(), rows: count..=count };
         match until_stopped(&entry.record, write_frame(core, &base, rows, writing, &entry.record)).await {
             Ok(written) => Ok(written.version),
             // An earlier try, of which nobody heard, was there first.

@@ -119,13 +119,15 @@ pub(crate) struct Writing {
     pub(crate) change: Change,
     /// Bees that write at most; all when it is `None`.
     pub(crate) writers: Option<usize>,
+    /// How the names of its cells end.
+    pub(crate) run: String,
     /// How many rows there must be: with others nothing is committed.
     pub(crate) rows: RangeInclusive<u64>,
 }
 
 impl From<WriteMode> for Writing {
     fn from(mode: WriteMode) -> Self {
-        Self { change: mode.into(), writers: None, rows: 0..=u64::MAX }
+        Self { change: mode.into(), writers: None, run: String::new(), rows: 0..=u64::MAX }
     }
 }
 
@@ -140,7 +142,7 @@ pub(crate) async fn write_frame(
     writing: Writing,
     query: &QueryRecord,
 ) -> Result<WriteResult> {
-    let Writing { change, writers, rows: expected } = writing;
+    let Writing { change, writers, run, rows: expected } = writing;
     core.meadow.require_writable()?;
     let given = rows.schema();
     let coercion = Coercion::plan(&given, &base.schema)?;
@@ -169,6 +171,7 @@ pub(crate) async fn write_frame(
         false => Vec::new(),
     };
     let mut plan = core.meadow.ledger().cell_plan(base, cell_cut(core, &base.schema)).await?;
+    plan.run = run;
     plan.null_partitions =
         matches!(change, Change::Replace(..)) && core.meadow.ledger().has_null_partitions(base).await?;
     let encoding = |input| EncodeCells { plan, coercion, checks, input, token: token.clone() };

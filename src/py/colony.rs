@@ -23,7 +23,9 @@ use super::{input, params, spool};
 use crate::actors::WriteOptions;
 use crate::size::parse_size;
 use crate::sql::{Backpressure, Distribute};
-use crate::{AsOf, BoxName, Colony, Error, FrameRef, HiveName, Query, Result, Settings, StreamSettings, WriteMode};
+use crate::{
+    AsOf, BoxName, Colony, Error, FrameRef, HiveName, Placement, Query, Result, Settings, StreamSettings, WriteMode,
+};
 
 /// A colony and the session of one `Apiary` object.
 #[pyclass(name = "Colony", module = "apiary._apiary", frozen)]
@@ -150,11 +152,13 @@ impl PyColony {
         frame: &str,
         schema: PySchema,
         partition_by: Vec<String>,
+        cluster_by: Vec<String>,
         if_not_exists: bool,
     ) -> PyResult<()> {
         let frame = self.frame_named(frame).or_raise(py)?;
         let schema = schema.into_inner();
-        self.run(py, |colony| async move { colony.create_frame(&frame, schema, partition_by, if_not_exists).await })
+        let placement = Placement { partition_by, cluster_by };
+        self.run(py, |colony| async move { colony.create_frame(&frame, schema, placement, if_not_exists).await })
     }
 
     fn drop_hive(&self, py: Python<'_>, hive: &str, if_exists: bool, cascade: bool) -> PyResult<()> {

@@ -10,14 +10,14 @@ use datafusion::sql::sqlparser::parser::{Parser, ParserError};
 use datafusion::sql::sqlparser::tokenizer::{Location, Token};
 
 use super::spelling::right_expression;
-use super::statement::{Altering, Statement, end, names, skip, syntax, take_words, word};
+use super::statement::{Altering, Statement, columns_in_parentheses, end, names, skip, syntax, take_words, word};
 use crate::storage::{Alteration, Check, FrameState, schema};
 use crate::{Error, Result};
 
 /// What can be said of a frame.
 const FORMS: &str = "ADD COLUMN c TYPE, DROP COLUMN c, RENAME COLUMN a TO b, ALTER COLUMN c TYPE t, \
                      ALTER COLUMN c SET NOT NULL or DROP NOT NULL, ADD CONSTRAINT n CHECK (…), DROP CONSTRAINT n, \
-                     SET TBLPROPERTIES ('key' = 'value', …), SET HOUSEKEEPING ON or OFF";
+                     CLUSTER BY (a, b) or NONE, SET TBLPROPERTIES ('key' = 'value', …), SET HOUSEKEEPING ON or OFF";
 
 /// Parses ALTER FRAME.
 ///
@@ -62,6 +62,9 @@ fn change(parser: &mut Parser<'_>, sql: &str) -> Result<Option<Altering>, Parser
     } else if take_words(parser, &["DROP", "COLUMN"]) {
         let if_exists = take_words(parser, &["IF", "EXISTS"]);
         Alteration::DropColumn { name: identifier(parser)?, if_exists }
+    } else if take_words(parser, &["CLUSTER", "BY"]) {
+        let none = take_words(parser, &["NONE"]);
+        Alteration::ClusterBy(if none { Vec::new() } else { columns_in_parentheses(parser)? })
     } else if take_words(parser, &["RENAME", "COLUMN"]) {
         let from = identifier(parser)?;
         if !take_words(parser, &["TO"]) {

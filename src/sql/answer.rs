@@ -160,6 +160,22 @@ pub(crate) fn described(schema: &Schema, partition_by: &[String]) -> Result<Reco
     Ok(RecordBatch::try_from_iter(columns)?)
 }
 
+/// A frame's place, size and settings, in one row.
+pub(crate) fn detailed(info: &FrameInfo, housekeeping: bool) -> Result<RecordBatch> {
+    let columns: Vec<(&str, ArrayRef)> = vec![
+        ("frame", text(info.name.to_string())),
+        ("location", text(info.location.clone())),
+        ("version", number(info.version)),
+        ("rows", Arc::new(UInt64Array::from(vec![info.rows]))),
+        ("cells", number(info.cells as u64)),
+        ("bytes", number(info.bytes)),
+        ("partition_by", text(info.partition_by.join(", "))),
+        ("cluster_by", text(info.cluster_by.join(", "))),
+        ("housekeeping", Arc::new(BooleanArray::from(vec![housekeeping]))),
+    ];
+    Ok(RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(n, c)| (n, c, n == "rows")))?)
+}
+
 /// The two text columns of EXPLAIN.
 pub(crate) fn plan_schema() -> SchemaRef {
     Arc::new(Schema::new(vec![

@@ -20,10 +20,20 @@ impl Layout {
     /// Whether a frame's rows can be laid so.
     ///
     /// # Errors
-    /// `NotFound` for a column that does not exist; `InvalidInput` for columns that no Z-curve goes through.
+    /// `NotFound` for a column that does not exist; `InvalidInput` for columns that no Z-curve goes through, and for another
+    /// order than the frame is kept in.
     pub(crate) fn check(&self, state: &FrameState) -> Result<()> {
         let (Self::Sorted(names) | Self::ZOrdered(names)) = self else { return Ok(()) };
         let frame = &state.frame;
+        if let Some(clustering) = &state.clustering
+            && !matches!(self, Self::Sorted(names) if *names == clustering.columns)
+        {
+            let columns = clustering.columns.join(", ");
+            return Err(Error::invalid(format!(
+                "{frame} is kept clustered by {columns}: OPTIMIZE it without columns, or ALTER FRAME {frame} CLUSTER BY (…) or \
+                 NONE first"
+            )));
+        }
         for name in names {
             state.schema.index_of(name).map_err(|_| {
                 let there: Vec<_> = state.schema.fields().iter().map(|field| field.name().as_str()).collect();

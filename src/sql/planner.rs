@@ -49,7 +49,7 @@ use super::time_travel::{Sight, split};
 use super::view::rows_of_view;
 use super::world::World;
 use crate::storage::vacuum::RETENTION;
-use crate::storage::{Alteration, AsOf, FrameRef, FrameState, HiveName, Meadow, WriteMode};
+use crate::storage::{Alteration, AsOf, BoxName, FrameRef, FrameState, HiveName, Meadow, Placement, WriteMode};
 use crate::{Error, Result};
 
 /// Values for `$1` or `$name` in a query.
@@ -126,8 +126,8 @@ pub enum Planned {
     CreateAs {
         /// The frame.
         frame: FrameRef,
-        /// Its partition columns.
-        partition_by: Vec<String>,
+        /// Which of its rows lie together.
+        placement: Placement,
         /// Whether an existing frame is left as it is.
         if_not_exists: bool,
         /// Computes the rows.
@@ -241,9 +241,7 @@ impl Planner {
             Statement::CopyFrom { name, path, options } => {
                 self.copy_from(&frame_name(&name, ask.session)?, &path, &options, ask).await
             }
-            Statement::CreateFrame { statement, partition_by } => {
-                self.create_frame(*statement, partition_by, ask).await
-            }
+            Statement::CreateFrame { statement, placement } => self.create_frame(*statement, placement, ask).await,
             Statement::CreateView(create) => self.create_view(create, ask).await.map(Planned::Answer),
             Statement::Describe { name } => {
                 self.describe(&frame_name(&name, ask.session)?, ask).await.map(Planned::Answer)
@@ -346,7 +344,7 @@ impl Planner {
         }
     }
 
-    async fn create_frame(&self, statement: DfStatement, partition_by: Vec<String>, ask: &Ask<'_>) -> Result<Planned> {
+    async fn create_frame(&self, statement: DfStatement, placement: Placement, ask: &Ask<'_>) -> Result<Planned> {
         if let DfStatement::Statement(ast) = &statement
             && let Ast::CreateTable(create) = ast.as_ref()
         {
@@ -361,14 +359,12 @@ impl Planner {
         refuse_unkept(&create)?;
         let frame = frame_of(&create.name, ask.session)?;
         if let LogicalPlan::EmptyRelation(columns) = create.input.as_ref() {
-            let made = self
-                .meadow
-                .create_frame(&frame, columns.schema.as_arrow(), &partition_by, create.if_not_exists)
-                .await?;
+            let made =
+                self.meadow.create_frame(&frame, columns.schema.as_arrow(), &placement, create.if_not_exists).await?;
             return answer::done(created("frame", &frame.to_string(), made)).map(Planned::Answer);
         }
         let query = draft.physical(&create.input, false).await?;
-        Ok(Planned::CreateAs { frame, partition_by, if_not_exists: create.if_not_exists, query })
+        Ok(Planned::CreateAs { frame, placement, if_not_exists: create.if_not_exists, query })
     }
 
     async fn alter(&self, frame: &FrameRef, change: Altering, ask: &Ask<'_>) -> Result<Planned> {
@@ -496,6 +492,11 @@ impl Planner {
                 answer::done(dropped(&name, gone))
             }
             Statement::ShowViews { within } => self.show_views(&within, session).await,
+            Statement::Detail { name } => {
+                let frame = frame_name(&name, session)?;
+                let (info, kept) = (self.meadow.describe(&frame).await?, self.meadow.keeps_house(&frame).await?);
+                answer::detailed(&info, kept)
+            }
             Statement::History { name, limit } => {
                 let frame = frame_name(&name, session)?;
                 self.meadow.registry().frame(&frame).await?;

@@ -1,8 +1,8 @@
 //! A parsed statement: DataFusion's SQL plus hives, boxes and frames.
 //!
 //! The text is tokenized once. Statements about hives, boxes and frames are parsed here from the tokens; in all others
-//! the word FRAME becomes TABLE where a statement begins with CREATE, and `PARTITIONED BY (…)` is taken out, because
-//! DataFusion's grammar knows neither; everything else is DataFusion's own parser.
+//! the word FRAME becomes TABLE where a statement begins with CREATE, and `PARTITIONED BY (…)` and `CLUSTER BY (…)` are taken
+//! out, because DataFusion's grammar knows none of them; everything else is DataFusion's own parser.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -22,7 +22,7 @@ use super::same_names::tell_apart;
 use super::spelling::{put_right, write_out_stars};
 use super::time_travel::{moment, name_versions, take_versions};
 use super::view::{CreateView, create_view, is_create_view};
-use crate::storage::{Alteration, AsOf};
+use crate::storage::{Alteration, AsOf, Placement};
 use crate::{Error, Result};
 
 /// Depth of nested expressions that the parser takes: deeper ones could exhaust a thread's stack.
@@ -41,7 +41,7 @@ pub(crate) enum Statement {
     },
     CreateFrame {
         statement: Box<DfStatement>,
-        partition_by: Vec<String>,
+        placement: Placement,
     },
     CreateView(CreateView),
     DropView {
@@ -66,6 +66,10 @@ pub(crate) enum Statement {
         within: Vec<String>,
     },
     Describe {
+        name: Vec<String>,
+    },
+    /// A frame's place, size and settings.
+    Detail {
         name: Vec<String>,
     },
     History {
@@ -272,16 +276,22 @@ fn show_within(parser: &mut Parser<'_>) -> Result<Vec<String>, ParserError> {
 }
 
 fn describe(parser: &mut Parser<'_>) -> Result<Statement, ParserError> {
-    // A frame may be called history.
-    let history = word(parser, 1) == "HISTORY" && matches!(parser.peek_nth_token_ref(2).token, Token::Word(_));
-    skip(parser, if history || Kind::of(&word(parser, 1)) == Some(Kind::Frame) { 2 } else { 1 });
+    // A frame may be called history, or detail.
+    let before_name = matches!(parser.peek_nth_token_ref(2).token, Token::Word(_));
+    let history = word(parser, 1) == "HISTORY" && before_name;
+    let detail = word(parser, 1) == "DETAIL" && before_name;
+    skip(parser, if history || detail || Kind::of(&word(parser, 1)) == Some(Kind::Frame) { 2 } else { 1 });
     let name = names(parser.parse_object_name(false)?);
     let limit = match history && take_words(parser, &["LIMIT"]) {
         true => Some(parser.parse_literal_uint()? as usize),
         false => None,
     };
     end(parser)?;
-    Ok(if history { Statement::History { name, limit } } else { Statement::Describe { name } })
+    Ok(match (history, detail) {
+        (true, _) => Statement::History { name, limit },
+        (_, true) => Statement::Detail { name },
+        _ => Statement::Describe { name },
+    })
 }
 
 fn restore(parser: &mut Parser<'_>, kind: Option<Kind>) -> Result<Statement> {
@@ -320,7 +330,7 @@ fn layout_word(parser: &mut Parser<'_>) -> Option<fn(Vec<String>) -> Layout> {
     }
 }
 
-fn columns_in_parentheses(parser: &mut Parser<'_>) -> Result<Vec<String>, ParserError> {
+pub(super) fn columns_in_parentheses(parser: &mut Parser<'_>) -> Result<Vec<String>, ParserError> {
     parser.expect_token(&Token::LParen)?;
     let columns = parser.parse_comma_separated(|parser| parser.parse_object_name(false))?;
     parser.expect_token(&Token::RParen)?;
@@ -357,12 +367,13 @@ fn only_name(parser: &mut Parser<'_>, words: usize) -> Result<Vec<String>, Parse
 }
 
 fn create_frame(mut tokens: Vec<TokenWithSpan>) -> Result<Statement> {
-    let partition_by = take_partitioned_by(&mut tokens)?;
+    let partition_by = take_columns(&mut tokens, "PARTITIONED")?;
+    let cluster_by = take_columns(&mut tokens, "CLUSTER")?;
     if let Some(frame) = tokens.iter_mut().find(|t| word_of(&t.token).as_deref() == Some("FRAME")) {
         frame.token = Token::make_keyword("TABLE");
     }
     let statement = Box::new(df_statement(tokens)?);
-    Ok(Statement::CreateFrame { statement, partition_by })
+    Ok(Statement::CreateFrame { statement, placement: Placement { partition_by, cluster_by } })
 }
 
 fn other(tokens: Vec<TokenWithSpan>) -> Result<Statement> {
@@ -421,17 +432,17 @@ fn exact(token: TokenWithSpan) -> Vec<TokenWithSpan> {
     cast.map(|part| TokenWithSpan { token: part, span: token.span }).collect()
 }
 
-/// Takes `PARTITIONED BY ( a, b )` out of the tokens and gives back the names.
-fn take_partitioned_by(tokens: &mut Vec<TokenWithSpan>) -> Result<Vec<String>> {
+/// Takes `word BY ( a, b )` out of the tokens and gives back the names.
+fn take_columns(tokens: &mut Vec<TokenWithSpan>, word: &str) -> Result<Vec<String>> {
     let significant: Vec<usize> =
         (0..tokens.len()).filter(|i| !matches!(tokens[*i].token, Token::Whitespace(_))).collect();
     let is = |at: usize, text: &str| {
         significant.get(at).is_some_and(|i| word_of(&tokens[*i].token).as_deref() == Some(text))
     };
-    let Some(start) = (0..significant.len()).find(|at| is(*at, "PARTITIONED") && is(at + 1, "BY")) else {
+    let Some(start) = (0..significant.len()).find(|at| is(*at, word) && is(at + 1, "BY")) else {
         return Ok(Vec::new());
     };
-    let wanted = || Error::invalid("PARTITIONED BY wants column names in parentheses, like PARTITIONED BY (region)");
+    let wanted = || Error::invalid(format!("{word} BY wants column names in parentheses, like {word} BY (region)"));
     let mut columns = Vec::new();
     let mut at = start + 2;
     let token = |at: usize| significant.get(at).map(|i| &tokens[*i].token);
@@ -537,9 +548,12 @@ mod tests {
             "CREATE TABLE f PARTITIONED BY (b) AS SELECT 1 AS a, 'x' AS b",
             "create frame f (a int, b text)\n  partitioned\n by ( B );",
         ] {
-            let Statement::CreateFrame { partition_by, .. } = parse(sql).unwrap() else { unreachable!("{sql}") };
-            assert_eq!(partition_by, ["b"], "{sql}");
+            let Statement::CreateFrame { placement, .. } = parse(sql).unwrap() else { unreachable!("{sql}") };
+            assert_eq!(placement.partition_by, ["b"], "{sql}");
         }
+        let sql = "CREATE FRAME f (a INT, b TEXT, \"C\" INT) CLUSTER BY (A, \"C\") PARTITIONED BY (b)";
+        let Statement::CreateFrame { placement, .. } = parse(sql).unwrap() else { unreachable!("{sql}") };
+        assert_eq!((placement.partition_by.len(), placement.cluster_by.join(",")), (1, "a,C".into()));
         assert!(parse("CREATE FRAME f (a INT) PARTITIONED BY a").is_err());
     }
 

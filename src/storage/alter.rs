@@ -15,12 +15,13 @@ use delta_kernel::schema::{DataType as KernelType, MetadataValue, PrimitiveType,
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+use super::clustering::{CLUSTER_BY, CLUSTERING, cluster_columns, value};
 use super::frame_state::{FrameState, physical_name};
 use super::ledger::Ledger;
 use super::log_entry::{LogEntry, check_table};
 use super::names::FrameRef;
 use super::schema::check_column_name;
-use super::stats_columns::{STATS_COLUMNS, renamed};
+use super::stats_columns::{STATS_COLUMNS, renamed, with_columns};
 use crate::{Error, Result};
 
 /// What the settings that are conditions begin with; their names follow.
@@ -88,6 +89,8 @@ pub enum Alteration {
         /// The type, one that a frame can hold.
         data_type: DataType,
     },
+    /// The columns that rows are kept in the order of; none leaves them as they come.
+    ClusterBy(Vec<String>),
     /// A condition for rows from now on.
     AddCheck(Check),
     /// A condition less.
@@ -124,6 +127,7 @@ impl Alteration {
             Self::RenameColumn { .. } => "RENAME COLUMN",
             Self::DropColumn { .. } => "DROP COLUMNS",
             Self::SetNotNull(_) | Self::DropNotNull(_) | Self::SetType { .. } => "CHANGE COLUMN",
+            Self::ClusterBy(_) => "CLUSTER BY",
             Self::AddCheck(_) => "ADD CONSTRAINT",
             Self::DropCheck { .. } => "DROP CONSTRAINT",
             Self::SetProperties(_) => "SET TBLPROPERTIES",
@@ -149,7 +153,7 @@ impl Ledger {
             }
             let table = newest.snapshot.table_configuration();
             let mut altered = Table::of(table.metadata(), table.protocol())?;
-            if !altered.alter(&alteration)? {
+            if !altered.alter(&alteration, newest)? {
                 return Ok(None);
             }
             let (metadata, protocol): (Metadata, Protocol) = (typed(&altered.metadata())?, typed(&altered.protocol)?);
@@ -188,7 +192,7 @@ impl Table {
     }
 
     /// Whether something changed.
-    fn alter(&mut self, alteration: &Alteration) -> Result<bool> {
+    fn alter(&mut self, alteration: &Alteration, newest: &FrameState) -> Result<bool> {
         match alteration {
             Alteration::AddColumns { columns, if_not_exists } => self.add_columns(columns, *if_not_exists),
             Alteration::RenameColumn { from, to } => self.rename(from, to),
@@ -196,6 +200,9 @@ impl Table {
             Alteration::SetNotNull(name) => self.set_nullable(name, false),
             Alteration::DropNotNull(name) => self.set_nullable(name, true),
             Alteration::SetType { name, data_type } => self.set_type(name, data_type),
+            Alteration::ClusterBy(columns) => {
+                Ok(self.cluster_by(&cluster_columns(&newest.schema, &newest.partition_by, columns)?))
+            }
             Alteration::AddCheck(check) => self.add_check(check),
             Alteration::DropCheck { name, if_exists } => self.drop_check(name, *if_exists),
             Alteration::SetProperties(properties) => self.set_properties(properties),
@@ -255,7 +262,8 @@ impl Table {
         if let Some(partitions) = self.metadata["partitionColumns"].as_array_mut() {
             partitions.iter_mut().filter(|name| name.as_str() == Some(&from)).for_each(|name| *name = json!(to));
         }
-        self.rename_stats(&from, Some(to));
+        self.rename_within(STATS_COLUMNS, &from, Some(to));
+        self.rename_within(CLUSTER_BY, &from, Some(to));
         Ok(true)
     }
 
@@ -268,20 +276,47 @@ impl Table {
         if self.is_partition(&name) {
             return Err(Error::schema(format!("column '{name}' partitions the frame: it cannot be dropped")));
         }
+        if self.setting(CLUSTER_BY).is_some_and(|columns| renamed(columns, &name, None).is_some()) {
+            return Err(Error::schema(format!(
+                "the frame is clustered by column '{name}': ALTER FRAME … CLUSTER BY (other columns), or NONE, first"
+            )));
+        }
         if self.fields.len() <= self.partitions().len() + 1 {
             return Err(Error::schema(format!("column '{name}' is the last one: drop the frame instead")));
         }
         self.map_columns();
         self.fields.remove(at);
-        self.rename_stats(&name, None);
+        self.rename_within(STATS_COLUMNS, &name, None);
         Ok(true)
     }
 
-    /// The columns that have statistics, after one of them has another name or is gone.
-    fn rename_stats(&mut self, from: &str, to: Option<&str>) {
-        if let Some(value) = self.setting(STATS_COLUMNS).and_then(|value| renamed(value, from, to)) {
+    /// A setting that lists columns, after one of them has another name or is gone.
+    fn rename_within(&mut self, setting: &str, from: &str, to: Option<&str>) {
+        if let Some(value) = self.setting(setting).and_then(|value| renamed(value, from, to)) {
+            self.set(setting, value);
+        }
+    }
+
+    fn cluster_by(&mut self, columns: &[String]) -> bool {
+        if columns.is_empty() {
+            let settings = self.metadata["configuration"].as_object_mut();
+            return settings.is_some_and(|settings| {
+                settings.remove(CLUSTERING);
+                settings.remove(CLUSTER_BY).is_some()
+            });
+        }
+        let value = value(columns);
+        if self.setting(CLUSTER_BY) == Some(&value) {
+            return false;
+        }
+        self.set(CLUSTER_BY, value);
+        // Cells that were sorted otherwise are told apart by it.
+        let id = uuid::Uuid::new_v4().simple().to_string();
+        self.set(CLUSTERING, id.get(..8).unwrap_or(&id).to_string());
+        if let Some(value) = self.setting(STATS_COLUMNS).and_then(|value| with_columns(value, columns)) {
             self.set(STATS_COLUMNS, value);
         }
+        true
     }
 
     fn set_nullable(&mut self, name: &str, nullable: bool) -> Result<bool> {

@@ -61,6 +61,8 @@ pub struct CellPlan {
     pub(crate) cut: Cut,
     /// Whether a partition column may be null: where rows are written again that others wrote so.
     pub(crate) null_partitions: bool,
+    /// How the names of its cells end, of rows that come sorted; see [`super::clustering`].
+    pub(crate) run: String,
 }
 
 /// Writes batches of a frame's schema into cells.
@@ -166,7 +168,7 @@ impl OpenCell {
             context = context.with_partition_values(values);
         }
         let context = context.build()?;
-        let name = format!("{CELL_PREFIX}{}.parquet", uuid::Uuid::now_v7().simple());
+        let name = format!("{CELL_PREFIX}{}{}.parquet", uuid::Uuid::now_v7().simple(), plan.run);
         let location = context.write_dir().join(&name).map_err(|e| Error::internal(format!("a cell's path: {e}")))?;
         let path = Path::from_url_path(location.path()).map_err(object_store::Error::from)?;
         let physical: Schema = context.physical_data_schema().as_ref().try_into_arrow()?;

@@ -89,6 +89,22 @@ pub struct ChangeResult {
     pub temperature: f64,
 }
 
+impl ChangeResult {
+    /// What this and then `next` did.
+    #[must_use]
+    pub(crate) fn and(self, next: Self) -> Self {
+        Self {
+            rows_inserted: self.rows_inserted + next.rows_inserted,
+            rows_updated: self.rows_updated + next.rows_updated,
+            rows_deleted: self.rows_deleted + next.rows_deleted,
+            cells_added: self.cells_added + next.cells_added,
+            cells_removed: self.cells_removed + next.cells_removed,
+            bytes: self.bytes + next.bytes,
+            ..next
+        }
+    }
+}
+
 impl From<WriteMode> for Change {
     fn from(mode: WriteMode) -> Self {
         match mode {

@@ -11,6 +11,7 @@ use delta_kernel::snapshot::SnapshotRef;
 use delta_kernel::table_features::ColumnMappingMode;
 
 use super::alter::{Check, PHYSICAL_NAME, checks};
+use super::clustering::Clustering;
 use super::history;
 use super::listing::Cells;
 use super::log_cleanup::LOG_RETENTION;
@@ -27,6 +28,8 @@ pub struct FrameState {
     pub schema: SchemaRef,
     /// Its partition columns.
     pub partition_by: Vec<String>,
+    /// The order that its rows are kept in, if in one.
+    pub clustering: Option<Clustering>,
     /// The conditions that its rows must not fail.
     pub checks: Vec<Check>,
     /// What its cells call its columns, where that is something else.
@@ -59,7 +62,9 @@ impl FrameState {
             }
         };
         let schema = Arc::new(bare_schema(&schema));
-        Ok(Self { frame: frame.clone(), schema, partition_by, checks, physical, snapshot, cells: OnceLock::new() })
+        let clustering = Clustering::of(table.metadata().configuration(), &schema);
+        let (frame, cells) = (frame.clone(), OnceLock::new());
+        Ok(Self { frame, schema, partition_by, clustering, checks, physical, snapshot, cells })
     }
 
     /// What its cells and their statistics call a column.

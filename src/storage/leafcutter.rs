@@ -56,7 +56,7 @@ pub fn cut(budget: u64, row_bytes: u64) -> Cut {
 }
 
 /// Bytes below which a cell is as good as nothing: it is written anew with any other.
-const TINY_CELL: u64 = 64 << 10;
+pub(super) const TINY_CELL: u64 = 64 << 10;
 
 /// How many of the smallest of these cells, whose `sizes` rise, are worth one new cell: each next one is no larger than all
 /// before it together, so that a row is written anew only when its cell at least doubles.

@@ -38,6 +38,7 @@ use url::Url;
 
 use super::cells::{CellFile, CellPlan};
 use super::change::{Change, keeps_rows};
+use super::clustering::{Clustering, Placement};
 use super::commit_line::{CommitLine, Group};
 use super::error::{LOST_HINT, is_cleaned_up, unreadable, unwritable};
 use super::frame_state::{FrameState, is_same_table};
@@ -45,7 +46,7 @@ use super::history::{self, Commit, HistoryEntry};
 use super::leafcutter::Cut;
 use super::listing::{Cells, files_to_mark, files_to_remove, list_cells, live_paths};
 use super::names::FrameRef;
-use super::stats_columns::{STATS_COLUMNS, stats_columns};
+use super::stats_columns::{STATS_COLUMNS, stats_columns, with_columns};
 use super::vectors::Vectors;
 use crate::sync::lock;
 use crate::{Error, ErrorKind, Result};
@@ -118,6 +119,8 @@ pub struct FrameInfo {
     pub schema: SchemaRef,
     /// Its partition columns.
     pub partition_by: Vec<String>,
+    /// The columns that its rows are kept in the order of.
+    pub cluster_by: Vec<String>,
     /// Its newest version.
     pub version: u64,
     /// Its cells.
@@ -185,9 +188,9 @@ impl Ledger {
     ///
     /// # Errors
     /// [`ErrorKind::AlreadyExists`] when the folder has a ledger.
-    pub async fn create(&self, frame: &FrameRef, schema: SchemaRef, partition_by: Vec<String>) -> Result<()> {
+    pub async fn create(&self, frame: &FrameRef, schema: SchemaRef, placement: Placement) -> Result<()> {
         let frame = frame.clone();
-        self.blocking(move |ledger| ledger.create_blocking(&frame, &schema, &partition_by)).await
+        self.blocking(move |ledger| ledger.create_blocking(&frame, &schema, &placement)).await
     }
 
     /// One version of a frame.
@@ -251,6 +254,7 @@ impl Ledger {
                 local: ledger.local,
                 cut,
                 null_partitions: false,
+                run: String::new(),
             })
         })
         .await
@@ -338,14 +342,19 @@ impl std::fmt::Debug for Ledger {
 }
 
 impl Inner {
-    fn create_blocking(&self, frame: &FrameRef, schema: &SchemaRef, partition_by: &[String]) -> Result<()> {
+    fn create_blocking(&self, frame: &FrameRef, schema: &SchemaRef, placement: &Placement) -> Result<()> {
+        let Placement { partition_by, cluster_by } = placement;
         let kernel_schema: StructType = schema.as_ref().try_into_kernel()?;
         let mut builder = create_table(table_url(frame)?, Arc::new(kernel_schema), ENGINE, false);
         if !partition_by.is_empty() {
             builder = builder.with_data_layout(DataLayout::partitioned(partition_by.to_vec()));
         }
         if let Some(columns) = stats_columns(schema, partition_by) {
+            let columns = with_columns(&columns, cluster_by).unwrap_or(columns);
             builder = builder.with_table_properties([(STATS_COLUMNS, columns)]);
+        }
+        if !cluster_by.is_empty() {
+            builder = builder.with_table_properties(Clustering::first(cluster_by));
         }
         match builder.build(self.engine.as_ref(), self.committer())?.commit(self.engine.as_ref())? {
             CommitResult::Committed(_) => Ok(()),

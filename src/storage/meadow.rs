@@ -17,6 +17,7 @@ use tokio::runtime::Handle;
 
 use super::backend::{StorageBackend, open_backend};
 use super::claim::Claims;
+use super::clustering::{Placement, cluster_columns};
 use super::frame_state::FrameState;
 use super::ledger::{AsOf, FrameInfo, Ledger};
 use super::listing::Cells;
@@ -183,19 +184,21 @@ impl Meadow {
         &self,
         frame: &FrameRef,
         schema: &Schema,
-        partition_by: &[String],
+        placement: &Placement,
         if_not_exists: bool,
     ) -> Result<bool> {
         self.require_writable()?;
         let schema = schema::frame_schema(schema)?;
-        let partition_by = schema::partition_columns(&schema, partition_by)?;
-        let record = record(&schema, &partition_by)?;
+        let partition_by = schema::partition_columns(&schema, &placement.partition_by)?;
+        let cluster_by = cluster_columns(&schema, &partition_by, &placement.cluster_by)?;
+        let placement = Placement { partition_by, cluster_by };
+        let record = record(&schema, &placement)?;
         self.make_room(frame).await?;
         self.require_no_table(frame).await?;
         if !self.registry.create_frame(frame, &record, if_not_exists).await? {
             return Ok(false);
         }
-        self.create_ledger(frame, schema, partition_by).await?;
+        self.create_ledger(frame, schema, placement).await?;
         Ok(true)
     }
 
@@ -215,7 +218,7 @@ impl Meadow {
             )),
             _ => error,
         })?;
-        let record = record(state.schema.as_ref(), &state.partition_by)?;
+        let record = record(state.schema.as_ref(), &state.partition_by.clone().into())?;
         self.registry.create_frame(frame, &record, false).await?;
         Ok(state.version())
     }
@@ -453,6 +456,7 @@ impl Meadow {
             location: self.location(frame),
             schema: Arc::clone(&state.schema),
             partition_by: state.partition_by.clone(),
+            cluster_by: state.clustering.as_ref().map(|clustering| clustering.columns.clone()).unwrap_or_default(),
             version: state.version(),
             cells: cells.len(),
             rows: cells.rows_of(0..cells.len()),
@@ -501,13 +505,14 @@ impl Meadow {
             .map_err(|e| Error::corrupt(format!("the registry record of {frame}: {e}")))?;
         let schema: arrow::datatypes::Schema = (&kernel).try_into_arrow()?;
         let schema: SchemaRef = Arc::new(schema);
-        self.create_ledger(frame, schema, record.partition_by.clone()).await
+        let (partition_by, cluster_by) = (record.partition_by.clone(), record.cluster_by.clone());
+        self.create_ledger(frame, schema, Placement { partition_by, cluster_by }).await
     }
 
     /// Writes version 0. Whoever wins the name and whoever finds it without a ledger write the same one, so a ledger
     /// that is there already is as good.
-    async fn create_ledger(&self, frame: &FrameRef, schema: SchemaRef, partition_by: Vec<String>) -> Result<()> {
-        match self.ledger.create(frame, schema, partition_by).await {
+    async fn create_ledger(&self, frame: &FrameRef, schema: SchemaRef, placement: Placement) -> Result<()> {
+        match self.ledger.create(frame, schema, placement).await {
             Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(error),
             _ => Ok(()),
         }
@@ -548,12 +553,13 @@ impl Meadow {
     }
 }
 
-fn record(schema: &Schema, partition_by: &[String]) -> Result<FrameRecord> {
+fn record(schema: &Schema, placement: &Placement) -> Result<FrameRecord> {
     let kernel: StructType = schema.try_into_kernel()?;
     Ok(FrameRecord {
         id: uuid::Uuid::new_v4().to_string(),
         schema: serde_json::to_string(&kernel).map_err(|e| Error::internal(e.to_string()))?,
-        partition_by: partition_by.to_vec(),
+        partition_by: placement.partition_by.clone(),
+        cluster_by: placement.cluster_by.clone(),
         dropping: false,
         view: None,
     })

@@ -21,6 +21,7 @@
 //! | `stream_buffer` | rows on the local disk that are not committed yet |
 //! | `vacuum`, `log_cleanup` | cells and log entries that no version needs |
 //! | `verify` | whether the files of a frame are those that its ledger says |
+//! | `clustering` | the order that a frame's rows are kept in, and which cells that wants anew |
 //! | `claim` | jobs that one node at a time does |
 //! | `swarm` | what nodes tell each other through the meadow |
 
@@ -32,6 +33,7 @@ pub mod cells;
 pub mod change;
 pub mod claim;
 mod cloud;
+pub mod clustering;
 mod commit_line;
 pub mod deleted_rows;
 mod error;
@@ -62,6 +64,7 @@ pub use alter::{Alteration, Check};
 pub use backend::{LocalBackend, MemoryBackend, StorageBackend, open_backend};
 pub use change::{Change, ChangeResult, Replaced, Rewrite, Transaction};
 pub use cloud::S3Backend;
+pub use clustering::{Clustering, Placement, Worth};
 pub(crate) use error::store_error;
 pub use frame_state::FrameState;
 pub use history::{Commit, HistoryEntry};

@@ -47,6 +47,9 @@ pub struct FrameRecord {
     pub schema: String,
     /// Partition columns.
     pub partition_by: Vec<String>,
+    /// Columns that it is clustered by at first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cluster_by: Vec<String>,
     /// Being removed.
     #[serde(default)]
     pub dropping: bool,
@@ -78,7 +81,7 @@ impl FrameRecord {
 
     fn of(view: Option<ViewRecord>) -> Self {
         let id = uuid::Uuid::new_v4().to_string();
-        Self { id, schema: NO_SCHEMA.into(), partition_by: Vec::new(), dropping: false, view }
+        Self { id, schema: NO_SCHEMA.into(), partition_by: Vec::new(), cluster_by: Vec::new(), dropping: false, view }
     }
 }
 
@@ -356,7 +359,7 @@ mod tests {
 
         #[test]
         fn a_record_is_read_as_it_was_written(id in ".{0,20}", schema in ".{0,40}", columns in proptest::collection::vec(".{0,9}", 0..4)) {
-            let record = FrameRecord { id, schema, partition_by: columns, dropping: false, view: None };
+            let record = FrameRecord { id, schema, partition_by: columns, cluster_by: Vec::new(), dropping: false, view: None };
             proptest::prop_assert_eq!(decode(&encode(&record).unwrap(), "a.b.c").unwrap(), record);
         }
 

@@ -389,7 +389,7 @@ fn integer_digits(data_type: &DataType) -> i32 {
 }
 
 /// The field of that name: the exact one, else the only one that differs in case.
-fn find<'a>(fields: &'a Fields, name: &str) -> Option<&'a FieldRef> {
+pub(super) fn find<'a>(fields: &'a Fields, name: &str) -> Option<&'a FieldRef> {
     fields.find(name).map(|(_, f)| f).or_else(|| fields.iter().find(|f| f.name().eq_ignore_ascii_case(name)))
 }
 

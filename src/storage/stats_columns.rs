@@ -26,6 +26,16 @@ pub(super) fn stats_columns(schema: &Schema, partition_by: &[String]) -> Option<
     Some(listed(ranked.into_iter().map(|(_, at)| ColumnName::new([schema.field(at).name()]))))
 }
 
+/// The property's value with these columns; `None` where it has them.
+pub(super) fn with_columns(value: &str, columns: &[String]) -> Option<String> {
+    let mut names = ColumnName::parse_column_name_list(value).ok()?;
+    let before = names.len();
+    let missing = columns.iter().map(|name| ColumnName::new([name])).filter(|name| !names.contains(name));
+    let missing: Vec<_> = missing.collect();
+    names.extend(missing);
+    (names.len() > before).then(|| listed(names.into_iter()))
+}
+
 /// The property's value after a column of the frame has another name, or is dropped; `None` where it stays.
 pub(super) fn renamed(value: &str, from: &str, to: Option<&str>) -> Option<String> {
     let names = ColumnName::parse_column_name_list(value).ok()?;
@@ -41,7 +51,7 @@ pub(super) fn renamed(value: &str, from: &str, to: Option<&str>) -> Option<Strin
     Some(listed(renamed))
 }
 
-fn listed(names: impl Iterator<Item = ColumnName>) -> String {
+pub(super) fn listed(names: impl Iterator<Item = ColumnName>) -> String {
     names.map(|name| name.to_string()).collect::<Vec<_>>().join(",")
 }
 
@@ -90,5 +100,7 @@ mod tests {
         assert_eq!(renamed("a,b.x,`c d`", "b", Some("e f")).unwrap(), "a,`e f`.x,`c d`");
         assert_eq!(renamed("a,b.x,`c d`", "c d", None).unwrap(), "a,b.x");
         assert_eq!(renamed("a,b.x", "x", Some("y")), None);
+        assert_eq!(with_columns("a,b", &["b".into(), "c d".into()]).unwrap(), "a,b,`c d`");
+        assert_eq!(with_columns("a,b", &["b".into()]), None);
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use apiary::storage::cells::{CellFile, CellWriter};
 use apiary::storage::faulty::{Faults, Faulty};
 use apiary::storage::{Alteration, Change, FrameState, Ledger, Meadow, Transaction, leafcutter};
-use apiary::{AsOf, ErrorKind, Settings, WriteMode, WriteResult};
+use apiary::{AsOf, ErrorKind, Placement, Settings, WriteMode, WriteResult};
 use arrow::array::{ArrayRef, Int64Array, RecordBatch};
 use tempfile::TempDir;
 use tokio::runtime::{Handle, Runtime};
@@ -258,7 +258,7 @@ fn in_meadow(folder: &TempDir, work: impl AsyncFnOnce(&Meadow)) {
 async fn first_version(meadow: &Meadow) -> Arc<FrameState> {
     let frame = name("t");
     let schema = numbers(0..0).schema();
-    assert!(meadow.create_frame(&frame, &schema, &[], false).await.unwrap());
+    assert!(meadow.create_frame(&frame, &schema, &Placement::default(), false).await.unwrap());
     meadow.state(&frame, AsOf::Latest).await.unwrap()
 }
 

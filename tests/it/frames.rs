@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use apiary::storage::faulty::{Faults, Faulty};
 use apiary::storage::{LocalBackend, Meadow, StorageBackend};
-use apiary::{AsOf, ErrorKind, WriteMode};
+use apiary::{AsOf, ErrorKind, Placement, WriteMode};
 use arrow::array::{ArrayRef, Int8Array, Int64Array, StringArray};
 use arrow::datatypes::{DataType, Field, Schema};
 use tempfile::TempDir;
@@ -202,7 +202,8 @@ fn a_reader_who_finds_a_frame_half_made_does_not_spoil_its_making() {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         };
-        let (made, seen) = tokio::join!(maker.create_frame(&frame, &schema, &[], false), seen);
+        let placement = Placement::default();
+        let (made, seen) = tokio::join!(maker.create_frame(&frame, &schema, &placement, false), seen);
         assert!(made.unwrap());
         assert_eq!(seen, 0);
     });

@@ -112,3 +112,19 @@ def test_an_overwrite_is_not_in_the_way_of_cells_that_are_merged_meanwhile(ap: A
     frame.overwrite(rows())
     assert sorted(ap.sql("SELECT x FROM f").to_arrow()["x"].to_pylist()) == [100, 101]
     assert [entry.operation for entry in frame.history()[:2]] == ["WRITE", "OPTIMIZE"]
+
+
+def test_a_frame_is_kept_in_the_order_of_columns(ap: Apiary) -> None:
+    schema = pa.schema([("id", pa.int64()), ('odd"Name', pa.string())])
+    frame = ap.create_frame("lab.t.kept", schema, cluster_by=['odd"Name', "id"])
+    for n in range(3):
+        frame.write({"id": [n, 9 - n], 'odd"Name': [str(n), "z"]})
+    assert frame.describe().cluster_by == ['odd"Name', "id"]
+    assert (frame.optimize().cells_removed, frame.optimize().cells_removed) == (3, 0)
+    assert frame.read().to_arrow()["id"].to_pylist() == [0, 1, 2, 7, 8, 9]
+    with pytest.raises(apiary.InvalidInputError, match="is kept clustered by"):
+        frame.optimize(zorder_by="id")
+    frame.cluster_by("id")
+    assert ap.sql("DESCRIBE DETAIL lab.t.kept").to_pylist()[0]["cluster_by"] == "id"
+    frame.cluster_by(None)
+    assert frame.describe().cluster_by == []

@@ -35,7 +35,7 @@ fn show(title: &str, rows: Result<RecordBatch, ArrowError>) -> Outcome {
 
 fn facts(info: &FrameInfo) -> Vec<(&'static str, String)> {
     let rows = info.rows.map_or_else(|| "unknown".to_owned(), |rows| HumanCount(rows).to_string());
-    let parted = if info.partition_by.is_empty() { "nothing".to_owned() } else { info.partition_by.join(", ") };
+    let named = |columns: &[String]| if columns.is_empty() { "nothing".to_owned() } else { columns.join(", ") };
     vec![
         ("frame", info.name.to_string()),
         ("location", info.location.clone()),
@@ -43,7 +43,8 @@ fn facts(info: &FrameInfo) -> Vec<(&'static str, String)> {
         ("rows", rows),
         ("cells", info.cells.to_string()),
         ("bytes", format_size(info.bytes)),
-        ("partitioned", parted),
+        ("partitioned", named(&info.partition_by)),
+        ("clustered", named(&info.cluster_by)),
     ]
 }
 
@@ -102,6 +103,7 @@ mod tests {
             location: "memory:///a/b/c".into(),
             schema: Arc::new(schema),
             partition_by: vec!["region".into()],
+            cluster_by: vec!["price".into()],
             version: 0,
             cells: 0,
             rows: Some(1_234_567),
@@ -112,6 +114,7 @@ mod tests {
         assert!(rows.column(3).as_boolean().value(0));
         assert!(!rows.column(3).as_boolean().value(1));
         assert!(facts(&info).contains(&("rows", "1,234,567".to_owned())));
+        assert!(facts(&info).contains(&("clustered", "price".to_owned())));
     }
 
     #[test]

@@ -78,6 +78,7 @@ mod tests {
             location: "memory:///a/b/c".into(),
             schema: Arc::new(Schema::empty()),
             partition_by: vec![],
+            cluster_by: vec![],
             version: 3,
             cells: 2,
             rows: None,

@@ -149,6 +149,7 @@ class AsyncFrame(_Threaded[Frame]):
     delete = _awaited(Frame.delete)
     update = _awaited(Frame.update)
     optimize = _awaited(Frame.optimize)
+    cluster_by = _awaited(Frame.cluster_by)
     vacuum = _awaited(Frame.vacuum)
     verify = _awaited(Frame.verify)
     restore = _awaited(Frame.restore)

@@ -154,20 +154,24 @@ class Apiary:
         schema: Schema,
         partition_by: str | Iterable[str] | None = None,
         if_not_exists: bool = False,
+        *,
+        cluster_by: str | Iterable[str] | None = None,
     ) -> Frame:
         """Creates a frame, and its hive and box where they are missing.
 
         ``schema`` is a ``pyarrow.Schema``, anything else with ``__arrow_c_schema__``, or a table that has the columns.
-        Rows with different values of the ``partition_by`` columns lie in different cells.
+        Rows with different values of the ``partition_by`` columns lie in different cells. With ``cluster_by``, rows are
+        kept in the order of these columns, by housekeeping and :meth:`Frame.optimize`: filters on the first then leave
+        most cells out.
         """
         frame = self.frame(name)
         columns = _schema(schema)
-        partitions = convert.names(partition_by) or []
+        partitions, clusters = convert.names(partition_by) or [], convert.names(cluster_by) or []
         try:
-            self._native.create_frame(frame.name, columns, partitions, if_not_exists)
+            self._native.create_frame(frame.name, columns, partitions, clusters, if_not_exists)
         except NotFoundError:
             self.create_box(frame.name.rpartition(".")[0], if_not_exists=True)
-            self._native.create_frame(frame.name, columns, partitions, if_not_exists)
+            self._native.create_frame(frame.name, columns, partitions, clusters, if_not_exists)
         return frame
 
     def drop_hive(self, name: str, *, if_exists: bool = False, cascade: bool = False) -> None:

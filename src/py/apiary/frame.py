@@ -55,10 +55,17 @@ class Frame:
         return self.describe().schema
 
     def create(
-        self, schema: Schema, partition_by: str | Iterable[str] | None = None, *, if_not_exists: bool = False
+        self,
+        schema: Schema,
+        partition_by: str | Iterable[str] | None = None,
+        *,
+        if_not_exists: bool = False,
+        cluster_by: str | Iterable[str] | None = None,
     ) -> Frame:
         """Creates it, as :meth:`Apiary.create_frame` does."""
-        return self._apiary.create_frame(self._name, schema, partition_by, if_not_exists=if_not_exists)
+        return self._apiary.create_frame(
+            self._name, schema, partition_by, if_not_exists=if_not_exists, cluster_by=cluster_by
+        )
 
     def drop(self, *, if_exists: bool = False) -> None:
         """Drops it and its data."""
@@ -154,10 +161,11 @@ class Frame:
     def optimize(
         self, cluster_by: str | Iterable[str] | None = None, *, zorder_by: str | Iterable[str] | None = None
     ) -> ChangeResult:
-        """Writes small cells together into larger ones. With ``cluster_by``, all cells, with their rows sorted by these
-        columns: filters on the first leave most cells out. With ``zorder_by``, all cells, with those rows together that
-        are near each other in all of these columns, at most eight: filters on any of them leave many cells out. Readers
-        of older versions are not disturbed.
+        """Writes small cells together into larger ones; of a clustered frame also those whose rows are not in order
+        with each other. With ``cluster_by``, all cells, with their rows sorted by these columns: filters on the first
+        leave most cells out. With ``zorder_by``, all cells, with those rows together that are near each other in all of
+        these columns, at most eight: filters on any of them leave many cells out. Readers of older versions are not
+        disturbed.
 
         >>> frame.optimize(zorder_by=["sensor", "celsius"])
         """
@@ -237,6 +245,15 @@ class Frame:
         """
         words = ", ".join(f"{convert.literal(key)} = {convert.literal(value)}" for key, value in properties.items())
         self._facts(f"ALTER FRAME {self._quoted()} SET TBLPROPERTIES ({words})")
+
+    def cluster_by(self, columns: str | Iterable[str] | None) -> None:
+        """Keeps rows in the order of these columns from now on, or with ``None`` as they come. No data is written: the
+        cells that are there follow by :meth:`optimize`, or by and by through housekeeping.
+
+        >>> frame.cluster_by(["sensor", "time"])
+        """
+        names = ", ".join(map(convert.quoted, convert.names(columns) or []))
+        self._facts(f"ALTER FRAME {self._quoted()} CLUSTER BY {f'({names})' if names else 'NONE'}")
 
     def vacuum(self, *, retain_hours: int = 168, force: bool = False, dry_run: bool = False) -> list[Leftover]:
         """Removes data files that neither the latest version needs nor one that was the latest within ``retain_hours``.

@@ -97,9 +97,12 @@ class Box:
         partition_by: str | Iterable[str] | None = None,
         *,
         if_not_exists: bool = False,
+        cluster_by: str | Iterable[str] | None = None,
     ) -> Frame:
         """Creates a frame in it, as :meth:`Apiary.create_frame` does."""
-        return self._apiary.create_frame(f"{self._name}.{name}", schema, partition_by, if_not_exists=if_not_exists)
+        return self._apiary.create_frame(
+            f"{self._name}.{name}", schema, partition_by, if_not_exists=if_not_exists, cluster_by=cluster_by
+        )
 
     def drop(self, *, if_exists: bool = False, cascade: bool = False) -> None:
         """Drops it; with ``cascade`` also what is in it."""

@@ -96,6 +96,8 @@ class FrameInfo(NamedTuple):
     """Its columns: a ``pyarrow.Schema`` where pyarrow is installed, else an object with ``__arrow_c_schema__``."""
     partition_by: list[str]
     """Columns that its cells are partitioned by."""
+    cluster_by: list[str]
+    """Columns that its rows are kept in the order of."""
     version: int
     """Its latest version."""
     cells: int
