@@ -41,7 +41,8 @@ pub enum Spill {
     /// Into the scratch folder.
     #[default]
     Disk,
-    /// Nowhere: a query that does not fit ends with `memory exceeded`.
+    /// Nowhere: a query that does not fit ends with `memory exceeded`, is not tried in stages on this node, and no scratch folder is
+    /// made. A cache writes to its folder all the same, and so do streams, to their buffers.
     None,
 }
 
@@ -52,6 +53,12 @@ impl FromStr for Spill {
         match text.to_ascii_lowercase().as_str() {
             "disk" => Ok(Self::Disk),
             "none" => Ok(Self::None),
+            // The engine reads what it spills between operators while it still writes it; an object is there when it is whole.
+            "meadow" => Err(Error::unsupported(
+                "spill cannot be meadow: operators read a file that is still written, and an object can be read only when it \
+                 is whole; use disk or none, or share the query with other nodes (distribute), whose stages hand rows on \
+                 through the meadow",
+            )),
             _ => Err(Error::invalid(format!("spill cannot be {text:?}: use disk or none"))),
         }
     }
@@ -352,6 +359,14 @@ mod tests {
     use std::time::SystemTime;
 
     use super::*;
+
+    #[test]
+    fn rows_are_spilled_to_the_disk_or_nowhere() {
+        assert_eq!(["Disk", "none"].map(|text| text.parse::<Spill>().unwrap()), [Spill::Disk, Spill::None]);
+        let error = "meadow".parse::<Spill>().unwrap_err();
+        assert!(error.message().contains("use disk or none"), "{error}");
+        assert_eq!("tape".parse::<Spill>().unwrap_err().kind(), ErrorKind::InvalidInput);
+    }
 
     #[test]
     fn what_a_dead_process_left_is_wiped_and_what_a_living_one_has_is_not() {

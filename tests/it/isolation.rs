@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use apiary::actors::Spill;
 use apiary::{Colony, ErrorKind, Query, Settings, WriteMode};
 use arrow::array::RecordBatch;
 use arrow::datatypes::DataType;
@@ -67,6 +68,22 @@ fn a_join_that_does_not_fit_is_done_in_stages() {
     assert_eq!(integers(&run(&colony, "SELECT count(*) FROM joined"), 0), [500_000]);
     until("the bees rest", || is_idle(&colony));
     until("the rows between the stages are gone", || waiting_tasks(&scratch) == 0);
+}
+
+#[test]
+fn a_node_that_may_not_spill_writes_nothing_to_its_disk() {
+    let (meadow, scratch) = (folder(), folder());
+    drop(with_wide(&meadow, 10 << 30));
+    let mut settings = settings(&meadow).with_bees(2).with_memory(128 << 20);
+    (settings.scratch, settings.spill) = (Some(scratch.path().to_path_buf()), Spill::None);
+    let colony = start(settings);
+    for sql in [WIDE_JOIN, "SELECT k, t FROM wide ORDER BY t, k"] {
+        let error = ask(&colony, sql).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::MemoryExceeded, "{error}");
+        assert!(error.message().contains("more memory"), "{error}");
+    }
+    assert_eq!(integers(&run(&colony, "SELECT count(*) FROM wide"), 0), [500_000]);
+    assert_eq!((status(&colony).disk_written.spill, scratch.path().read_dir().unwrap().count()), (0, 0));
 }
 
 #[test]

@@ -91,6 +91,8 @@ def test_words_that_are_none_are_refused(ap: Apiary, storage: Path) -> None:
         frame.write({"x": [1]}, backpressure="never")
     with pytest.raises(apiary.InvalidInputError, match="disk or none"):
         Apiary("s", storage, spill="tape")
+    with pytest.raises(apiary.UnsupportedError, match="use disk or none"):
+        Apiary("s", storage, spill="meadow")
     assert frame.write({"x": [1]}, backpressure="error").rows == 1
     assert ap.status()["band"] == "cold"
 

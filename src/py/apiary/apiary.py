@@ -55,7 +55,8 @@ class Apiary:
         scratch: folder where queries put what does not fit into memory; the system's temporary folder without it.
         scratch_limit: most bytes that operators spill there at a time, and as many that stages of a query hand on;
             10 GB without it.
-        spill: ``"disk"``, or ``"none"``: a query that does not fit raises :class:`MemoryExceededError`.
+        spill: ``"disk"``, or ``"none"``: a query that does not fit raises :class:`MemoryExceededError`, and nothing is
+            put into ``scratch``.
         disk_writes_per_day: most bytes that queries and the cache write to this machine's disk in 24 hours, because
             flash wears out; after that nothing is put into ``scratch`` and ``cache``. ``status()["disk_written"]``
             counts.
