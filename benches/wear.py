@@ -229,6 +229,8 @@ def scans(spec: dict[str, Any]) -> dict[str, Any]:
     rows = PARTS * spec["part_rows"]
     step, wrong = rows // spec["parts"], []
     settings = {"cache": spec["cache"], "cache_limit": spec["cache_limit"], "disk_writes_per_day": spec["limit"]}
+    # The day's count is kept there: each run has its own.
+    settings["scratch"] = spec["cache"]
     settings |= {"storage_options": spec["options"], "bees": spec["bees"], "memory": spec["memory"]}
     with Apiary("wear", spec["storage"], **settings, housekeeping=False) as ap:
         for _ in range(spec["passes"]):

@@ -21,7 +21,8 @@ use object_store::ObjectStore;
 use url::Url;
 
 use super::query::QueryRecord;
-use super::scratch::{Spills, Wear};
+use super::scratch::Spills;
+use super::wear::Wear;
 use crate::storage::cached::{Cached, CellCache};
 use crate::storage::ledger::ROOT_URL;
 use crate::storage::metered::{Meter, Metered};

@@ -32,12 +32,13 @@ use super::lead::until_stopped;
 use super::ledger::LedgerHandle;
 use super::query::{Asked, Queries, QueryStream};
 use super::scout::ScoutSlot;
-use super::scratch::{DiskWritten, Scratch, Spill, Wear};
+use super::scratch::{Scratch, Spill};
 use super::session::Session;
-use super::settings::Settings;
+use super::settings::{Settings, state_folder};
 use super::stream::{FrameStream, StreamSettings, Streams};
 use super::supervisor::{ColonyActor, StopBees};
 use super::temperature::{Band, Thermometer};
+use super::wear::{DiskWritten, Wear};
 use super::world::NodeWorld;
 use super::write::{WriteOptions, evolved, write_frame};
 use crate::sql::{Backpressure, Planner, Split, bounded, rewrites, z_order};
@@ -198,7 +199,7 @@ impl Core {
             Spill::None => None,
             Spill::Disk => Some(Scratch::new(&settings.scratch.clone().unwrap_or_else(std::env::temp_dir))?),
         };
-        let wear = Arc::new(Wear::new(settings.disk_writes_per_day));
+        let wear = Arc::new(Wear::new(settings.disk_writes_per_day, settings.scratch.clone().or_else(state_folder)));
         let slots =
             bees(&settings, scratch.as_ref().map(Scratch::path), &wear, cells, &queries, &channels, &functions)?;
         channels.install(slots.clone());

@@ -41,7 +41,8 @@
 //! | `admission` | how much may run and wait |
 //! | `temperature` | how loaded the node is |
 //! | `regulation` | what it does about it |
-//! | `scratch` | where bees spill and stages hand rows on, and what is written to the local disk |
+//! | `scratch` | where bees spill and stages hand rows on |
+//! | `wear` | what is written to the local disk, in this process and those before |
 //! | `guard` | what the process holds, and who must go when it is too much |
 
 mod admission;
@@ -72,6 +73,7 @@ mod stream;
 mod supervisor;
 pub mod temperature;
 mod verify;
+mod wear;
 mod world;
 mod write;
 
@@ -79,8 +81,9 @@ pub use crate::sql::{Backpressure, Params};
 pub use colony::{Colony, ColonyStatus};
 pub use heartbeat::NodeInfo;
 pub use query::{Canceller, Query, QueryStats, QueryStream, StatsHandle};
-pub use scratch::{DiskWritten, Spill};
+pub use scratch::Spill;
 pub use session::Session;
 pub use settings::Settings;
 pub use stream::{FrameStream, StreamSettings};
+pub use wear::DiskWritten;
 pub use write::WriteOptions;

@@ -1,15 +1,14 @@
-//! Where bees spill, and what goes to the local disk: flash wears out by what is written to it.
+//! Where bees spill, and where stages hand rows on through the local disk.
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::fs::File;
 use std::io::{ErrorKind as ErrorNumber, Write};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::str::FromStr;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use datafusion::common::DataFusionError;
@@ -21,8 +20,8 @@ use object_store::local::LocalFileSystem;
 use serde::{Deserialize, Serialize};
 
 use super::query::QueryRecord;
+use super::wear::Wear;
 use crate::sql::WORN_OUT;
-use crate::sync::lock;
 use crate::{Error, ErrorKind, Result};
 
 /// How folders of colonies begin; each is held by the process that has its file locked.
@@ -30,9 +29,8 @@ const PREFIX: &str = "apiary-scratch-";
 const LOCK: &str = "lock";
 /// What a query is told that may not hand more rows on.
 const SCRATCH_FULL: &str = "what its stages hand on is more than scratch_limit allows: set it higher";
-/// What a day is divided into.
+/// Age of a folder without a lock that nobody is making any more.
 const HOUR: Duration = Duration::from_secs(3600);
-const DAY: u64 = 24;
 
 /// Where operators put what does not fit into memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -187,84 +185,6 @@ fn age(folder: &Path) -> Option<Duration> {
     folder.metadata().ok()?.modified().ok()?.elapsed().ok()
 }
 
-/// Bytes that went to the local disk.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub struct DiskWritten {
-    /// Spilled by operators.
-    pub spill: u64,
-    /// Blocks of remote cells that were kept.
-    pub cache: u64,
-    /// Cells and ledgers of a meadow in a folder.
-    pub meadow: u64,
-    /// Of spills and kept blocks, those of the last 24 hours.
-    pub last_day: u64,
-}
-
-/// Counts what is written to the local disk for the runtime's own sake.
-#[derive(Debug)]
-pub(crate) struct Wear {
-    born: Instant,
-    /// Most bytes in 24 hours.
-    limit: Option<u64>,
-    spill: AtomicU64,
-    cache: AtomicU64,
-    /// Bytes by hour since the start, the newest last.
-    hours: Mutex<VecDeque<(u64, u64)>>,
-}
-
-impl Wear {
-    pub(crate) fn new(limit: Option<u64>) -> Self {
-        let (spill, cache) = (AtomicU64::new(0), AtomicU64::new(0));
-        Self { born: Instant::now(), limit, spill, cache, hours: Mutex::default() }
-    }
-
-    fn spilled(&self, bytes: u64) {
-        self.spill.fetch_add(bytes, Ordering::Relaxed);
-        self.add(bytes, self.born.elapsed());
-    }
-
-    /// Takes over what the cache says that it wrote since it was opened.
-    pub(crate) fn kept(&self, bytes: u64) {
-        let before = self.cache.fetch_max(bytes, Ordering::Relaxed);
-        self.add(bytes.saturating_sub(before), self.born.elapsed());
-    }
-
-    /// Whether as much was written as may be.
-    pub(crate) fn is_worn(&self) -> bool {
-        self.limit.is_some_and(|limit| self.last_day(self.born.elapsed()) >= limit)
-    }
-
-    /// The counts, a meadow in a folder aside.
-    pub(crate) fn read(&self) -> DiskWritten {
-        DiskWritten {
-            spill: self.spill.load(Ordering::Relaxed),
-            cache: self.cache.load(Ordering::Relaxed),
-            meadow: 0,
-            last_day: self.last_day(self.born.elapsed()),
-        }
-    }
-
-    fn add(&self, bytes: u64, age: Duration) {
-        if bytes == 0 {
-            return;
-        }
-        let hour = age.as_secs() / HOUR.as_secs();
-        let mut hours = lock(&self.hours);
-        match hours.back_mut() {
-            Some((newest, sum)) if *newest == hour => *sum += bytes,
-            _ => hours.push_back((hour, bytes)),
-        }
-        while hours.front().is_some_and(|(oldest, _)| oldest + DAY < hour) {
-            hours.pop_front();
-        }
-    }
-
-    fn last_day(&self, age: Duration) -> u64 {
-        let hour = age.as_secs() / HOUR.as_secs();
-        lock(&self.hours).iter().filter(|(of, _)| of + DAY >= hour).map(|(_, bytes)| bytes).sum()
-    }
-}
-
 /// The files that operators of one query spill into. What goes into them is counted as it is written, however the query
 /// ends, and refused when the day's limit is reached.
 pub(crate) struct Spills {
@@ -402,20 +322,5 @@ mod tests {
                 });
             }
         });
-    }
-
-    #[test]
-    fn a_day_is_the_last_24_hours() {
-        let wear = Wear::new(Some(1000));
-        let after = |hours: u64| HOUR * hours as u32;
-        wear.add(1, after(0));
-        wear.add(10, after(0));
-        wear.add(100, after(20));
-        assert_eq!(wear.last_day(after(20)), 111);
-        assert_eq!(wear.last_day(after(30)), 100);
-        assert!(!wear.is_worn());
-        wear.add(1000, after(50));
-        assert_eq!(wear.last_day(after(50)), 1000);
-        assert!(wear.is_worn());
     }
 }

@@ -10,7 +10,7 @@
 //! | `scratch` | the system's temporary folder | where bees spill |
 //! | `scratch_limit` | 10 GiB | most bytes that operators may spill at a time, and as many that stages may hand on |
 //! | `spill` | disk | where operators put what does not fit: `disk`, `none` |
-//! | `disk_writes_per_day` | none | most bytes a day that spills and the cache write to the disk; then nothing is spilled or kept |
+//! | `disk_writes_per_day` | none | most bytes a day that spills and the cache write to the disk, counted in `scratch` (or the user's state folder) for all processes that write there; then nothing is spilled or kept |
 //! | `cache` | none | folder that keeps what was read of cells in a bucket; never used for a local meadow |
 //! | `cache_limit` | 4 GiB | most bytes in that folder |
 //! | `max_queries` | 4 × bees | long queries that run at once; the rest wait, short ones never |
@@ -63,7 +63,8 @@ pub struct Settings {
     pub scratch_limit: u64,
     /// Where operators put what does not fit into memory.
     pub spill: Spill,
-    /// Most bytes that spills and the cache write to the local disk in 24 hours: flash wears out.
+    /// Most bytes that spills and the cache write to the local disk in 24 hours: flash wears out. The count is kept in the folder
+    /// `scratch` where one is given, else in the user's state folder, and shared by the processes that have the same.
     pub disk_writes_per_day: Option<u64>,
     /// Folder that keeps what was read of cells in a bucket; `None` keeps nothing.
     pub cache: Option<PathBuf>,

@@ -48,6 +48,11 @@ def test_what_is_spilled_is_counted_bounded_and_removed(wide: Path, tmp_path: Pa
                 ap.sql(SORT).fetchall()
             # One block at most is written beyond it.
             assert 1 << 20 <= ap.status()["disk_written"]["last_day"] < 4 << 20
+    with Apiary("s", wide, bees=1, memory="256MB", scratch=scratch, disk_writes_per_day="1MB") as ap:
+        # The day is not over because the process is.
+        assert 1 << 20 <= ap.status()["disk_written"]["last_day"] < 4 << 20
+        with pytest.raises(apiary.MemoryExceededError, match="disk_writes_per_day"):
+            ap.sql(SORT).fetchall()
     with Apiary("s", wide, bees=1, memory="256MB", scratch=scratch) as ap:
         rows = ap.sql(SORT)
         assert rows.fetchone() is not None

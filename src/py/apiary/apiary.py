@@ -58,8 +58,8 @@ class Apiary:
         spill: ``"disk"``, or ``"none"``: a query that does not fit raises :class:`MemoryExceededError`, and nothing is
             put into ``scratch``.
         disk_writes_per_day: most bytes that queries and the cache write to this machine's disk in 24 hours, because
-            flash wears out; after that nothing is put into ``scratch`` and ``cache``. ``status()["disk_written"]``
-            counts.
+            flash wears out; after that nothing is put into ``scratch`` and ``cache``. The count is kept in ``scratch``,
+            else in the user's state folder, for all processes that have the same. ``status()["disk_written"]`` counts.
     """
 
     def __init__(
