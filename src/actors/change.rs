@@ -29,9 +29,7 @@ use crate::sql::{Ask, Layout, Params, PhysicalQuery, RowChange, Target};
 use crate::storage::clustering::Chosen;
 use crate::storage::deleted_rows::DeletedRows;
 use crate::storage::leafcutter::{Cut, worth_marking, worth_merging};
-use crate::storage::{
-    AsOf, Cells, Change, ChangeResult, FrameRef, FrameState, Marks, Replaced, Rewrite, Worth,
-};
+use crate::storage::{AsOf, Cells, Change, ChangeResult, FrameRef, FrameState, Marks, Replaced, Rewrite, Worth};
 use crate::{Error, ErrorKind, Result};
 
 /// Runs of one statement before its conflict is the caller's.
@@ -207,7 +205,9 @@ impl Run<'_> {
         let mut replaced = whole(&target, &cells);
         replaced.marked = marks.with_former(&target.cells)?;
         let change = Change::Replace(change.rewrite(), Arc::new(replaced));
-        let mut result = self.write(query, Writing { change, writers: None, run: String::new(), rows }, &target, cells.len()).await?;
+        let mut result = self
+            .write(query, Writing { change, writers: None, run: String::new(), rows }, &target, cells.len())
+            .await?;
         (result.rows_updated, result.rows_deleted) = (updated, deleted);
         // Until here it holds all rows that were written.
         result.rows_inserted -= kept;
