@@ -188,6 +188,7 @@ impl RunAttempt {
             memory_peak: self.query.memory_peak.load(Ordering::Relaxed),
             spilled,
             requests: after.requests() - before.requests(),
+            hedges: after.hedges - before.hedges,
             bytes_read: after.bytes_read - before.bytes_read,
             bytes_written: written.bytes,
         };

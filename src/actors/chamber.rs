@@ -23,9 +23,10 @@ use url::Url;
 use super::query::QueryRecord;
 use super::scratch::Spills;
 use super::wear::Wear;
+use crate::storage::Meadow;
 use crate::storage::cached::{Cached, CellCache};
 use crate::storage::ledger::ROOT_URL;
-use crate::storage::metered::{Meter, Metered};
+use crate::storage::metered::Meter;
 use crate::{Error, Result};
 
 /// Consumers that an out-of-memory error names.
@@ -49,8 +50,7 @@ pub(crate) struct Combs {
 /// Where a node's chambers read cells from.
 #[derive(Debug, Clone)]
 pub(crate) struct CellSource {
-    /// The meadow.
-    pub(crate) store: Arc<dyn ObjectStore>,
+    pub(crate) meadow: Meadow,
     /// What this node keeps of it, and the meadow's name there.
     pub(crate) cache: Option<(Arc<CellCache>, Arc<str>)>,
 }
@@ -58,10 +58,10 @@ pub(crate) struct CellSource {
 impl CellSource {
     /// The store for one query: what the cache answers is no request.
     fn metered(&self, meter: &Arc<Meter>) -> Arc<dyn ObjectStore> {
-        let metered = Arc::new(Metered::new(Arc::clone(&self.store), Arc::clone(meter)));
+        let store = self.meadow.counted_store(meter);
         match &self.cache {
-            Some((cache, namespace)) => Arc::new(Cached::new(metered, Arc::clone(cache), Arc::clone(namespace))),
-            None => metered,
+            Some((cache, namespace)) => Arc::new(Cached::new(store, Arc::clone(cache), Arc::clone(namespace))),
+            None => store,
         }
     }
 }

@@ -100,6 +100,8 @@ pub struct ColonyStatus {
     pub generation: Vec<u64>,
     /// Requests to storage so far.
     pub requests: u64,
+    /// Those of them that were second requests for what took long.
+    pub hedges: u64,
     /// Bytes asked from storage so far.
     pub bytes_read: u64,
     /// Bytes handed to storage so far.
@@ -323,7 +325,6 @@ impl Core {
 
 /// The meadow's cells, behind this node's cache when it has one and they are far away.
 async fn cell_source(settings: &Settings, meadow: &Meadow) -> Result<CellSource> {
-    let store = meadow.unmetered_store();
     let cache = match settings.cache.clone().filter(|_| !meadow.backend().is_local()) {
         None => None,
         Some(folder) => {
@@ -332,7 +333,7 @@ async fn cell_source(settings: &Settings, meadow: &Meadow) -> Result<CellSource>
             Some((cache, meadow.backend().location().into()))
         }
     };
-    Ok(CellSource { store, cache })
+    Ok(CellSource { meadow: meadow.clone(), cache })
 }
 
 fn bees(
@@ -669,6 +670,7 @@ impl Colony {
             queries_done: core.queries.done(),
             generation: core.slots.iter().map(|s| s.generation()).collect(),
             requests: storage.requests(),
+            hedges: storage.hedges,
             bytes_read: storage.bytes_read,
             bytes_written: storage.bytes_written,
             cache: core.heart.cache(),

@@ -14,7 +14,6 @@ use object_store::ObjectStore;
 use tokio::sync::Notify;
 
 use super::scratch::StageFolder;
-use crate::storage::metered::{Meter, Metered};
 use crate::storage::swarm::board::Extra;
 use crate::storage::swarm::names::{self, Entry, NodeId, QueryId, TaskId};
 use crate::storage::swarm::output::read_partition;
@@ -65,6 +64,7 @@ pub(crate) struct Totals {
     pub(crate) memory_peak: u64,
     pub(crate) spilled: u64,
     pub(crate) requests: u64,
+    pub(crate) hedges: u64,
     pub(crate) bytes_read: u64,
 }
 
@@ -76,8 +76,7 @@ impl std::fmt::Debug for Exchange {
 
 impl Exchange {
     /// An exchange through the meadow.
-    pub(crate) fn new(query: QueryId, me: NodeId, store: Arc<dyn ObjectStore>, meter: &Arc<Meter>) -> Self {
-        let store = Arc::new(Metered::new(store, Arc::clone(meter)));
+    pub(crate) fn new(query: QueryId, me: NodeId, store: Arc<dyn ObjectStore>) -> Self {
         Self { query, me, store, folder: None, state: Mutex::default(), changed: Notify::new() }
     }
 
@@ -222,6 +221,7 @@ impl Exchange {
             totals.memory_peak = totals.memory_peak.max(record.cost.memory_peak);
             totals.spilled += record.cost.spilled;
             totals.requests += record.cost.requests;
+            totals.hedges += record.cost.hedges;
             totals.bytes_read += record.cost.bytes_read;
         }
         totals

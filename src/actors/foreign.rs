@@ -146,8 +146,8 @@ struct Follower<'a> {
 impl<'a> Follower<'a> {
     fn new(core: &'a Arc<Core>, query: QueryId, manifest: Manifest) -> Self {
         let entry = core.queries.begin_as(query, Asked::Swarm, &core.token, None, core.meadow.meter());
-        let store = core.meadow.unmetered_store();
-        let exchange = Arc::new(Exchange::new(query, core.heart.id.clone(), store, &entry.record.meter));
+        let store = core.meadow.counted_store(&entry.record.meter);
+        let exchange = Arc::new(Exchange::new(query, core.heart.id.clone(), store));
         Self {
             core,
             manifest,

@@ -519,6 +519,7 @@ fn facts(core: &Core, query: &QueryRecord) -> Facts {
         memory_peak: stats.memory_peak,
         spilled: stats.spilled,
         requests: stats.requests,
+        hedges: stats.hedges,
         bytes_read: stats.bytes_read,
         temperature: core.temperature(),
     }

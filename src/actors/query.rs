@@ -92,6 +92,8 @@ pub struct QueryStats {
     pub spilled: u64,
     /// Requests to storage.
     pub requests: u64,
+    /// Those of them that were second requests for what took long.
+    pub hedges: u64,
     /// Bytes asked from storage.
     pub bytes_read: u64,
     /// Bytes of the cells that are to be read, whole: what is not asked for of them is never read.
@@ -438,6 +440,7 @@ impl QueryRecord {
             memory_peak: self.memory_peak.load(Ordering::Relaxed).max(swarm.memory_peak),
             spilled: self.spilled.load(Ordering::Relaxed) + swarm.spilled,
             requests: storage.requests() + swarm.requests,
+            hedges: storage.hedges + swarm.hedges,
             bytes_read: storage.bytes_read + swarm.bytes_read,
             bytes_to_read: notes.iter().map(|n| n.bytes).sum(),
             cells_read: notes.iter().map(|n| n.read as u64).sum(),

@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | `name` | host name | name of this node in messages |
 //! | `storage` | `file://$HOME/apiary` | URL of the meadow: `file://`, `s3://`, `gs://`, `az://`, `memory://`, or a path |
-//! | `storage_options` | none | `endpoint`, `region`, `path_style`, `allow_http` and object_store's own keys |
+//! | `storage_options` | none | `endpoint`, `region`, `path_style`, `allow_http`, object_store's own keys; `hedge=false`: no second requests for slow reads |
 //! | `bees` | CPU cores | worker threads |
 //! | `memory` | half of RAM or of the cgroup limit | bytes for all bees together |
 //! | `scratch` | the system's temporary folder | where bees spill |

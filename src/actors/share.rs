@@ -99,7 +99,7 @@ impl Shared {
             }
         };
         let exchange = Arc::new(match &folder {
-            None => Exchange::new(query.id, me.clone(), core.meadow.unmetered_store(), &query.meter),
+            None => Exchange::new(query.id, me.clone(), core.meadow.counted_store(&query.meter)),
             Some(folder) => Exchange::within(query.id, me.clone(), folder),
         });
         query.set_exchange(Arc::clone(&exchange));

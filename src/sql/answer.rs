@@ -214,6 +214,8 @@ pub struct Facts {
     pub spilled: u64,
     /// Requests to storage.
     pub requests: u64,
+    /// Those of them that were second requests for what took long.
+    pub hedges: u64,
     /// Bytes asked from storage.
     pub bytes_read: u64,
     /// The node's temperature at the end.
@@ -228,7 +230,8 @@ impl Facts {
     pub fn to_batch(&self, notes: &ScanNotes) -> Result<RecordBatch> {
         let bees = format!("{} bees, {} tasks, temperature {:.2}", self.bees, self.tasks, self.temperature);
         let memory = format!("peak {} bytes on one bee, spilled {} bytes", self.memory_peak, self.spilled);
-        let storage = format!("{} requests, {} bytes", self.requests, self.bytes_read);
+        let hedges = if self.hedges > 0 { format!(", {} of the requests hedged", self.hedges) } else { String::new() };
+        let storage = format!("{} requests, {} bytes{hedges}", self.requests, self.bytes_read);
         let swarm = format!(
             "{} nodes, {} bytes exchanged, {} retries, {} speculative attempts, {} moved tasks",
             self.nodes, self.exchanged, self.retries, self.speculations, self.moves

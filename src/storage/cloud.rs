@@ -215,7 +215,7 @@ fn known<K: std::str::FromStr>(key: &str) -> Result<K> {
     })
 }
 
-fn flag(key: &str, value: &str) -> Result<bool> {
+pub(super) fn flag(key: &str, value: &str) -> Result<bool> {
     match value.to_ascii_lowercase().as_str() {
         "true" | "1" | "yes" => Ok(true),
         "false" | "0" | "no" => Ok(false),

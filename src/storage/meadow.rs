@@ -17,8 +17,10 @@ use tokio::runtime::Handle;
 
 use super::backend::{StorageBackend, open_backend};
 use super::claim::Claims;
+use super::cloud::flag;
 use super::clustering::{Placement, cluster_columns};
 use super::frame_state::FrameState;
+use super::hedged::{Hedged, Hedges};
 use super::ledger::{AsOf, FrameInfo, Ledger};
 use super::listing::Cells;
 use super::metered::{Meter, Metered};
@@ -54,7 +56,7 @@ pub struct Meadow {
     registry: Registry,
     ledger: Ledger,
     meter: Arc<Meter>,
-    place_store: Arc<dyn ObjectStore>,
+    place: Requests,
     writable: bool,
     claims: Arc<Claims>,
     /// The record ids of the frames that were read; views have none.
@@ -74,22 +76,29 @@ impl Meadow {
     /// Opens the meadow at `url`, making it when the place is empty; its requests run on `io`.
     ///
     /// A place that lets several writers win one conditional create is opened for reading only, unless the storage
-    /// option `single_writer = true` promises that nobody else writes.
+    /// option `single_writer = true` promises that nobody else writes. With `hedge = false` no read of a remote place is
+    /// asked a second time when it takes long; see [`super::hedged`].
     ///
     /// # Errors
     /// What the place says; [`ErrorKind::Unsupported`] for a meadow of a newer format.
     pub async fn open(url: &str, options: &BTreeMap<String, String>, io: Handle) -> Result<Self> {
         let mut options = options.clone();
         let single_writer = options.remove("single_writer").is_some_and(|v| v == "true");
-        let backend = open_backend(url, &options, &io)?;
-        Self::open_backend(backend, single_writer, io).await
+        let hedge = options.remove("hedge").map(|value| flag("hedge", &value)).transpose()?.unwrap_or(true);
+        let place = open_backend(url, &options, &io)?;
+        Self::over(place, single_writer, hedge, io).await
     }
 
     /// As [`Meadow::open`], over a place that is open already.
     pub async fn open_backend(place: Arc<dyn StorageBackend>, single_writer: bool, io: Handle) -> Result<Self> {
+        Self::over(place, single_writer, true, io).await
+    }
+
+    async fn over(place: Arc<dyn StorageBackend>, single_writer: bool, hedge: bool, io: Handle) -> Result<Self> {
         let meter = Arc::new(Meter::default());
-        let place_store = place.store();
-        let backend: Arc<dyn StorageBackend> = Arc::new(MeteredBackend::new(place, Arc::clone(&meter)));
+        let hedges = (!place.is_local()).then(|| Arc::new(Hedges::new(hedge, io.clone())));
+        let requests = Requests { store: place.store(), hedges };
+        let backend: Arc<dyn StorageBackend> = Arc::new(MeteredBackend { store: requests.counted(&meter), place });
         let record = read_or_make_record(backend.as_ref()).await.map_err(|e| {
             let at = backend.location();
             e.context(format!("cannot open storage {at}"))
@@ -105,7 +114,7 @@ impl Meadow {
             backend,
             ledger,
             meter,
-            place_store,
+            place: requests,
             writable,
             known: Arc::default(),
         })
@@ -131,9 +140,9 @@ impl Meadow {
         &self.meter
     }
 
-    /// The place's store without the meadow's meter, for those who count by themselves.
-    pub fn unmetered_store(&self) -> Arc<dyn ObjectStore> {
-        Arc::clone(&self.place_store)
+    /// The place's store, whose requests are counted in `meter` alone.
+    pub fn counted_store(&self, meter: &Arc<Meter>) -> Arc<dyn ObjectStore> {
+        self.place.counted(meter)
     }
 
     /// Does what removes cells of a frame from the place, or lists removed ones again, while nobody else does either: what one
@@ -633,18 +642,29 @@ fn unsafe_store(location: &str) -> String {
     )
 }
 
+/// How requests go to the place.
+#[derive(Debug, Clone)]
+struct Requests {
+    store: Arc<dyn ObjectStore>,
+    /// For a remote place.
+    hedges: Option<Arc<Hedges>>,
+}
+
+impl Requests {
+    fn counted(&self, meter: &Arc<Meter>) -> Arc<dyn ObjectStore> {
+        let metered = Arc::new(Metered::new(Arc::clone(&self.store), Arc::clone(meter)));
+        match &self.hedges {
+            Some(hedges) => Arc::new(Hedged::new(metered, Arc::clone(hedges), Arc::clone(meter))),
+            None => metered,
+        }
+    }
+}
+
 /// A place behind a meter.
 #[derive(Debug)]
 struct MeteredBackend {
     place: Arc<dyn StorageBackend>,
-    store: Arc<Metered>,
-}
-
-impl MeteredBackend {
-    fn new(place: Arc<dyn StorageBackend>, meter: Arc<Meter>) -> Self {
-        let store = Arc::new(Metered::new(place.store(), meter));
-        Self { place, store }
-    }
+    store: Arc<dyn ObjectStore>,
 }
 
 #[async_trait]
@@ -658,7 +678,7 @@ impl StorageBackend for MeteredBackend {
     }
 
     fn store(&self) -> Arc<dyn ObjectStore> {
-        Arc::clone(&self.store) as _
+        Arc::clone(&self.store)
     }
 
     async fn delete_below(&self, prefix: &Path) -> Result<()> {

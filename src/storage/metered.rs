@@ -22,6 +22,7 @@ use serde::Serialize;
 #[derive(Debug, Default)]
 pub struct Meter {
     gets: AtomicU64,
+    hedges: AtomicU64,
     puts: AtomicU64,
     lists: AtomicU64,
     deletes: AtomicU64,
@@ -64,6 +65,8 @@ impl std::fmt::Debug for Limit {
 pub struct MeterReading {
     /// Reads of objects, ranges and metadata.
     pub gets: u64,
+    /// Those of them that were second requests for what took long; see [`super::hedged`].
+    pub hedges: u64,
     /// Writes of objects and of parts of objects.
     pub puts: u64,
     /// Listings; one that needs several pages counts once.
@@ -100,6 +103,7 @@ impl Meter {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         MeterReading {
             gets: load(&self.gets),
+            hedges: load(&self.hedges),
             puts: load(&self.puts),
             lists: load(&self.lists),
             deletes: load(&self.deletes),
@@ -121,9 +125,9 @@ impl Meter {
         }
     }
 
-    fn get(&self, bytes: u64) {
-        self.add(|m| &m.gets, 1);
-        self.add(|m| &m.bytes_read, bytes);
+    /// A request that was counted is a second one.
+    pub(super) fn hedged(&self) {
+        self.add(|m| &m.hedges, 1);
     }
 
     fn put(&self, bytes: usize) {
@@ -167,14 +171,17 @@ impl ObjectStore for Metered {
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
         let head = options.head;
+        // One that is given up was sent, too.
+        self.meter.add(|m| &m.gets, 1);
         let result = self.inner.get_opts(location, options).await;
         let bytes = result.as_ref().map_or(0, |r| if head { 0 } else { r.range.end - r.range.start });
-        self.meter.get(bytes);
+        self.meter.add(|m| &m.bytes_read, bytes);
         result
     }
 
     async fn get_ranges(&self, location: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
-        self.meter.get(ranges.iter().map(|r| r.end - r.start).sum());
+        self.meter.add(|m| &m.gets, 1);
+        self.meter.add(|m| &m.bytes_read, ranges.iter().map(|r| r.end - r.start).sum());
         self.inner.get_ranges(location, ranges).await
     }
 

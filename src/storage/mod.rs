@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `backend` | a place that holds objects, chosen by URL: `local`, `cloud`, memory |
 //! | `metered`, `faulty` | decorators: count requests; inject faults (for tests) |
+//! | `hedged` | decorator: asks a second time for what takes unusually long |
 //! | `cached` | decorator: keeps ranges of remote cells on local disk |
 //! | `probe` | whether a place keeps the promises that commits rest on |
 //! | `meadow` | an opened place: its format record, its registry, its ledgers |
@@ -39,6 +40,7 @@ pub mod deleted_rows;
 mod error;
 pub mod faulty;
 mod frame_state;
+pub mod hedged;
 mod history;
 pub mod leafcutter;
 pub mod ledger;

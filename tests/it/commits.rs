@@ -168,7 +168,7 @@ fn a_commit_whose_acknowledgement_is_lost_lands_once() {
     in_meadow(&folder, async |meadow: &Meadow| {
         first_version(meadow).await;
         let lossy = Faults { lost_ack: 0.5, ..Faults::default() };
-        let store = Arc::new(Faulty::new(meadow.unmetered_store(), lossy, 7));
+        let store = Arc::new(Faulty::new(meadow.counted_store(&Arc::default()), lossy, 7));
         let ledger = Ledger::new(store, true, Handle::current());
         for round in 0..20 {
             let base = meadow.state(&name("t"), AsOf::Latest).await.unwrap();

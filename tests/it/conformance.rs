@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use apiary::ErrorKind;
 use apiary::storage::faulty::{Faults, Faulty};
+use apiary::storage::hedged::{Hedged, Hedges};
 use apiary::storage::metered::{Meter, MeterReading, Metered};
 use apiary::storage::{LocalBackend, MemoryBackend, StorageBackend, open_backend};
 use bytes::Bytes;
@@ -51,6 +52,13 @@ async fn an_azure_server_conforms() {
 async fn a_metered_place_conforms() {
     let metered = Metered::new(MemoryBackend::default().store(), Arc::default());
     suite(Arc::new(Place(Arc::new(metered)))).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hedged_place_conforms() {
+    let hedges = Arc::new(Hedges::new(true, Handle::current()));
+    let hedged = Hedged::new(MemoryBackend::default().store(), hedges, Arc::default());
+    suite(Arc::new(Place(Arc::new(hedged)))).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -167,7 +175,7 @@ async fn a_meter_counts_every_request_and_adds_to_its_parent() {
     place.get_range(&path, 1..2).await.unwrap();
     place.list(&path).await.unwrap();
     place.delete(&path).await.unwrap();
-    let counted = MeterReading { gets: 2, puts: 1, lists: 1, deletes: 1, bytes_read: 4, bytes_written: 3 };
+    let counted = MeterReading { gets: 2, hedges: 0, puts: 1, lists: 1, deletes: 1, bytes_read: 4, bytes_written: 3 };
     assert_eq!((query.read(), colony.read()), (counted, counted));
     assert_eq!(counted.requests(), 5);
 }

@@ -42,7 +42,7 @@ class Apiary:
         bees: worker threads; one per CPU core without it.
         memory: of all bees together: bytes, or text like ``"1GB"``; half of the machine's without it.
         storage_options: ``endpoint``, ``region``, ``path_style``, ``allow_http``, credentials, and what else the store
-            needs.
+            needs; ``hedge`` of false: no second requests for reads that take long.
         time_limit: longest run of one query, in seconds or as a ``timedelta``.
         join: whether this process takes tasks of queries that other nodes ask over the same storage.
         distribute: whether queries of this process may use other nodes: ``"auto"`` when that is expected to be faster,

@@ -151,6 +151,9 @@ pub struct Cost {
     pub spilled: u64,
     /// Requests to storage.
     pub requests: u64,
+    /// Those of them that were second requests for what took long.
+    #[serde(default)]
+    pub hedges: u64,
     /// Bytes asked from storage.
     pub bytes_read: u64,
     /// Bytes of its output.
