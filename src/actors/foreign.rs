@@ -192,9 +192,10 @@ impl<'a> Follower<'a> {
     }
 
     async fn take_now(&mut self, listing: &Listing) {
-        for (task, number) in
-            listing.given.iter().filter(|given| !self.taken.contains(given)).copied().collect::<Vec<_>>()
-        {
+        let mut given: Vec<_> = listing.given.iter().filter(|given| !self.taken.contains(given)).copied().collect();
+        // As the leader gave them: it takes the last back first. A listing has them by their names.
+        given.sort_unstable();
+        for (task, number) in given {
             if listing.failed.contains(&(task, number)) || listing.finished.contains(&task) {
                 continue;
             }

@@ -2,24 +2,32 @@
 //! query is given up. No I/O and no clock of its own, so that a simulation can drive it through any history.
 //!
 //! A stage has more tasks than bees when there is enough to do. Each is given to a node at once, so that nobody waits for
-//! the leader, and those that a node has not begun move to nodes that are done: a slow node ends up with few.
+//! the leader, and those that a node has not begun move to nodes that will be done with theirs earlier. How long that is
+//! follows from how many tasks a node has and from its pace, by what it did of this query: a slow node ends up with few,
+//! and one that it has begun is also done by a node with nothing to do, which is expected to be done earlier.
+
+mod times;
 
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
+use self::times::Times;
 use super::names::{NodeId, TaskId};
 use super::record::{Failure, FailureKind};
 
 /// Attempts of a task that may fail before the query is given up.
 const TRIES: usize = 3;
-/// How much longer than the median of its finished siblings a task may run before somebody else tries too.
-const STRAGGLER: u32 = 2;
-/// Added to it: the looks until a node knows of its task and the leader of its end.
+/// Added to what a second attempt is expected to take: the looks until a node knows of its task and the leader of its end.
 const STRAGGLER_SLACK: Duration = Duration::from_secs(1);
 /// Added to a node's own promise to look for news: a request each way, and a busy processor.
 const PICKUP_SLACK: Duration = Duration::from_secs(3);
 /// Time that a node has to begin what it was given before others may take it over: a stage is given task by task.
 const UNTOUCHED: Duration = Duration::from_secs(1);
+/// Which part of an expected time it may be off by at least: a pace differs from task to task, and a rival costs little where
+/// there is nothing else to do.
+const DOUBT: u32 = 3;
+/// Pace from which on a node has none: it can have begun little, and stages of short tasks are over in that time.
+const SLOW: f64 = 2.0;
 /// Attempts of a task that may be alive at the same time.
 const RIVALS: usize = 3;
 
@@ -68,8 +76,8 @@ pub enum Action {
 #[derive(Debug, Default)]
 pub struct Board {
     tasks: BTreeMap<TaskId, Task>,
-    /// How long the finished tasks of each stage ran, the shortest first.
-    finished: BTreeMap<u32, Vec<Duration>>,
+    /// How long finished tasks ran.
+    times: Times,
     /// When each node was last seen to have finished a task.
     last_done: BTreeMap<NodeId, Duration>,
     extra: Extra,
@@ -133,9 +141,11 @@ impl Board {
     pub fn done(&mut self, task: TaskId, node: &NodeId, took: Duration, now: Duration) {
         let Some(entry) = self.tasks.get_mut(&task).filter(|t| !t.done) else { return };
         entry.done = true;
+        let others = entry.alive().filter(|a| a.node != *node).map(|a| &a.node);
+        let beaten: Vec<_> = others.filter_map(|other| Some((other.clone(), entry.ran(now, other)?))).collect();
         self.last_done.insert(node.clone(), now);
-        let times = self.finished.entry(task.stage).or_default();
-        times.insert(times.partition_point(|time| *time < took), took);
+        self.times.add(task.stage, node, took);
+        beaten.iter().for_each(|(other, ran)| self.times.beaten(task.stage, other, *ran));
     }
 
     /// An attempt failed.
@@ -181,58 +191,60 @@ impl Board {
             *load.entry(node.clone()).or_default() += 1;
             actions.push(task.assign(*id, node, now));
         }
-        let mut busy = self.busy();
-        actions.extend(std::iter::from_fn(|| self.relieve(now, nodes, &mut busy)));
-        actions.extend(std::iter::from_fn(|| self.speculate(now, nodes, &mut busy)));
+        let mut work = self.work(now, nodes);
+        actions.extend(std::iter::from_fn(|| self.relieve(now, nodes, &mut work)));
+        actions.extend(std::iter::from_fn(|| self.speculate(now, nodes, &mut work)));
         actions
     }
 
-    /// Gives one task that is late to a node that has a bee to spare, too.
-    fn speculate(&mut self, now: Duration, nodes: &[Candidate], busy: &mut BTreeMap<NodeId, usize>) -> Option<Action> {
-        let (finished, last_done) = (&self.finished, &self.last_done);
-        let open = self.tasks.iter_mut().filter(|(_, t)| !t.done && t.alive().next().is_some());
-        let is_late = |id: &TaskId, task: &Task| {
-            finished.get(&id.stage).is_some_and(|siblings| task.is_late(now, siblings, last_done))
+    /// Gives one task to a node that has a bee to spare, too, if that is expected to be done with it earlier than all that
+    /// work on it; of several the one that would be done last.
+    fn speculate(&mut self, now: Duration, nodes: &[Candidate], work: &mut Work) -> Option<Action> {
+        let (times, last_done) = (&self.times, &self.last_done);
+        let late = |id: TaskId, task: &Task| {
+            let (left, usual) = (task.left(now, id.stage, times, last_done)?, times.usual(id.stage)?);
+            let rival = task.rival(nodes, work)?;
+            let needs = usual.mul_f64(work.pace(rival)) + STRAGGLER_SLACK;
+            (left > needs).then(|| (left, rival.id.clone()))
         };
-        let mut late = open.filter(|(id, task)| is_late(id, task));
-        let (node, id, task) = late.find_map(|(id, task)| Some((task.rival(nodes, busy)?, id, task)))?;
+        let open = self.tasks.iter_mut().filter(|(_, t)| !t.done && t.alive().next().is_some());
+        let late = open.filter_map(|(id, task)| Some((late(*id, task)?, id, task)));
+        let ((_, node), id, task) = late.max_by_key(|((left, _), id, _)| (*left, std::cmp::Reverse(**id)))?;
         self.extra.speculations += 1;
-        *busy.entry(node.clone()).or_default() += 1;
+        work.gets(&node);
         Some(task.assign(*id, node, now))
     }
 
-    /// Moves one task that waits behind others on its node to one that has less to do.
-    fn relieve(&mut self, now: Duration, nodes: &[Candidate], busy: &mut BTreeMap<NodeId, usize>) -> Option<Action> {
+    /// Moves one task that waits behind others on its node to one that will be done with its own earlier.
+    fn relieve(&mut self, now: Duration, nodes: &[Candidate], work: &mut Work) -> Option<Action> {
         let mut fit: Vec<_> = nodes.iter().filter(|n| n.fit && n.bees > 0).collect();
-        fit.sort_by_key(|n| (per_bee(tasks_of(busy, n), n), &n.id));
-        fit.into_iter().find_map(|idle| self.relieve_for(idle, now, nodes, busy))
+        fit.sort_by(|a, b| work.ahead(a, 0).total_cmp(&work.ahead(b, 0)).then_with(|| a.id.cmp(&b.id)));
+        fit.into_iter().find_map(|idle| self.relieve_for(idle, now, nodes, work))
     }
 
-    fn relieve_for(
-        &mut self,
-        idle: &Candidate,
-        now: Duration,
-        nodes: &[Candidate],
-        busy: &mut BTreeMap<NodeId, usize>,
-    ) -> Option<Action> {
-        let has = |node: &Candidate| tasks_of(busy, node);
+    fn relieve_for(&mut self, idle: &Candidate, now: Duration, nodes: &[Candidate], work: &mut Work) -> Option<Action> {
         // Ahead of its last task, so that it comes before that runs out; a small lead may be gone before the move is known.
-        let is_ahead = |owner: &Candidate| {
-            has(idle) < idle.bees || per_bee(has(owner), owner) >= per_bee(has(idle) + 2 * idle.bees, idle)
+        let is_ahead = |owner: &Candidate| match work.tasks(idle) < idle.bees {
+            true => work.ahead(owner, 0) > work.ahead(idle, 1),
+            false => work.ahead(owner, 0) >= work.ahead(idle, 2 * idle.bees),
         };
         let rank = |id: TaskId, task: &Task| {
             let owner = nodes.iter().find(|n| Some(&n.id) == task.owner())?;
-            let behind = owner.id != idle.id && has(owner) > owner.bees && is_ahead(owner);
-            // A node begins with its first task: the last is the one that it comes to latest.
-            (behind && task.is_untouched(now, &idle.id)).then(|| (per_bee(has(owner), owner), id))
+            let behind = owner.id != idle.id && work.tasks(owner) > owner.bees && is_ahead(owner);
+            let patience = if work.pace(owner) < SLOW { UNTOUCHED } else { Duration::ZERO };
+            // A node begins with what it got first: it comes to the last latest.
+            (behind && task.is_untouched(now, &idle.id, patience)).then(|| (work.ahead(owner, 0), task.given(), id))
         };
         let open = self.tasks.iter_mut().filter(|(_, t)| !t.done);
         let ranked = open.filter_map(|(id, task)| Some((rank(*id, task)?, task)));
-        let ((_, id), task) = ranked.max_by_key(|(rank, _)| *rank)?;
-        if let Some(count) = task.owner().and_then(|owner| busy.get_mut(owner)) {
-            *count -= 1;
+        let later = |(a, given, id): &(f64, Duration, TaskId), (b, other, than): &(f64, Duration, TaskId)| {
+            a.total_cmp(b).then_with(|| (given, id).cmp(&(other, than)))
+        };
+        let ((.., id), task) = ranked.max_by(|(a, _), (b, _)| later(a, b))?;
+        if let Some(owner) = task.owner() {
+            work.loses(owner);
         }
-        *busy.entry(idle.id.clone()).or_default() += 1;
+        work.gets(&idle.id);
         self.extra.moves += 1;
         Some(task.assign(id, idle.id.clone(), now))
     }
@@ -241,14 +253,18 @@ impl Board {
         self.tasks.get_mut(&task)?.attempts.get_mut(attempt as usize)
     }
 
-    /// Tasks of each node that could run now: those of which it got the latest attempt.
-    fn busy(&self) -> BTreeMap<NodeId, usize> {
-        let mut busy = BTreeMap::new();
-        let open = self.tasks.values().filter(|task| !task.done && task.runnable.is_some());
-        for owner in open.filter_map(Task::owner) {
-            *busy.entry(owner.clone()).or_default() += 1;
+    /// What each node has to do now, and how fast it is.
+    fn work(&self, now: Duration, nodes: &[Candidate]) -> Work {
+        let mut work = Work::default();
+        let open = || self.tasks.iter().filter(|(_, task)| !task.done && task.runnable.is_some());
+        for holder in open().flat_map(|(_, task)| task.holders()) {
+            work.gets(holder);
         }
-        busy
+        for node in nodes {
+            let running = open().flat_map(|(id, task)| task.ran(now, &node.id).map(|ran| (id.stage, ran)));
+            work.paces.insert(node.id.clone(), self.times.pace_with(&node.id, running));
+        }
+        work
     }
 
     fn load(&self) -> BTreeMap<NodeId, usize> {
@@ -264,6 +280,40 @@ impl Board {
 impl Attempt {
     fn new(node: NodeId, given: Duration) -> Self {
         Self { node, given, started: None, held: None, failure: None }
+    }
+}
+
+/// What the nodes have to do, while it is decided who does more.
+#[derive(Default)]
+struct Work {
+    /// Tasks of each node that could run now: those of which it got the latest attempt, and those that it works on.
+    tasks: BTreeMap<NodeId, usize>,
+    /// See [`Times::pace_with`].
+    paces: BTreeMap<NodeId, f64>,
+}
+
+impl Work {
+    fn gets(&mut self, node: &NodeId) {
+        *self.tasks.entry(node.clone()).or_default() += 1;
+    }
+
+    fn loses(&mut self, node: &NodeId) {
+        if let Some(count) = self.tasks.get_mut(node) {
+            *count = count.saturating_sub(1);
+        }
+    }
+
+    fn tasks(&self, node: &Candidate) -> usize {
+        tasks_of(&self.tasks, node)
+    }
+
+    fn pace(&self, node: &Candidate) -> f64 {
+        self.paces.get(&node.id).copied().unwrap_or(1.0)
+    }
+
+    /// How long `node` works on its tasks and so many more, in usual times of one.
+    fn ahead(&self, node: &Candidate, more: usize) -> f64 {
+        (self.tasks(node) + more) as f64 * self.pace(node) / node.bees.max(1) as f64
     }
 }
 
@@ -292,10 +342,30 @@ impl Task {
         self.alive().next_back().map(|a| &a.node)
     }
 
+    /// When its owner got it.
+    fn given(&self) -> Duration {
+        self.alive().next_back().map(|a| a.given).unwrap_or_default()
+    }
+
+    /// The nodes that work on it, and the one that was given it last.
+    fn holders(&self) -> impl Iterator<Item = &NodeId> {
+        let last = self.alive().next_back().map(|a| &a.node);
+        let started = self.alive().filter(move |a| a.started.is_some() && Some(&a.node) != last);
+        started.map(|a| &a.node).chain(last)
+    }
+
+    /// How long `node` has worked on it, if it is known to.
+    fn ran(&self, now: Duration, node: &NodeId) -> Option<Duration> {
+        let runnable = self.runnable?;
+        let started = self.alive().find(|a| a.node == *node)?.started?;
+        Some(now.saturating_sub(started.max(runnable)))
+    }
+
     /// Whether nobody is known to have begun it, although there was time to, and `node` never had it.
-    fn is_untouched(&self, now: Duration, node: &NodeId) -> bool {
+    fn is_untouched(&self, now: Duration, node: &NodeId, patience: Duration) -> bool {
         let Some(runnable) = self.runnable else { return false };
-        let waits = |a: &Attempt| a.started.is_none() && now.saturating_sub(a.given.max(runnable)) > UNTOUCHED;
+        let in_time = |a: &Attempt| !patience.is_zero() && now.saturating_sub(a.given.max(runnable)) <= patience;
+        let waits = |a: &Attempt| a.started.is_none() && !in_time(a);
         self.alive().all(waits) && self.alive().count() < RIVALS && self.attempts.iter().all(|a| a.node != *node)
     }
 
@@ -324,14 +394,24 @@ impl Task {
         }
     }
 
-    /// Whether all its attempts take much longer than its finished siblings did.
-    fn is_late(&self, now: Duration, siblings: &[Duration], last_done: &BTreeMap<NodeId, Duration>) -> bool {
-        let (Some(runnable), Some(median)) = (self.runnable, siblings.get(siblings.len() / 2)) else { return false };
+    /// How much longer its attempts are to be expected to take, the first of them to end. One that is overdue is expected to
+    /// be so for as long again.
+    fn left(
+        &self,
+        now: Duration,
+        stage: u32,
+        times: &Times,
+        last_done: &BTreeMap<NodeId, Duration>,
+    ) -> Option<Duration> {
+        let (runnable, usual) = (self.runnable?, times.usual(stage)?);
         // A beat may not have told it yet.
         let earliest = |a: &Attempt| last_done.get(&a.node).copied().unwrap_or_default().max(a.given);
         let begun = |a: &Attempt| a.started.unwrap_or_else(|| earliest(a)).max(runnable);
-        let limit = *median * STRAGGLER + STRAGGLER_SLACK;
-        self.alive().count() < RIVALS && self.alive().all(|a| now.saturating_sub(begun(a)) > limit)
+        let left = |a: &Attempt| {
+            let expected = usual.mul_f64(times.pace(&a.node).max(1.0));
+            expected.abs_diff(now.saturating_sub(begun(a))).max(expected / DOUBT)
+        };
+        self.alive().map(left).min().filter(|_| self.alive().count() < RIVALS)
     }
 
     /// Who tries again after a failure: the least loaded fit node that has not tried yet; after too little memory the one
@@ -353,11 +433,14 @@ impl Task {
         chosen.or_else(|| fit().min_by_key(by_load)).map(|n| n.id.clone())
     }
 
-    /// Who tries beside an attempt that is slow: a fit node that has a bee to spare and has not tried yet.
-    fn rival(&self, nodes: &[Candidate], busy: &BTreeMap<NodeId, usize>) -> Option<NodeId> {
-        let has = |n: &Candidate| tasks_of(busy, n);
-        let fresh = |n: &&Candidate| n.fit && has(n) < n.bees && self.attempts.iter().all(|a| a.node != n.id);
-        nodes.iter().filter(fresh).min_by_key(|n| (per_bee(has(n), n), &n.id)).map(|n| n.id.clone())
+    /// Who may try beside an attempt that is slow: a fit node that has a bee to spare and has not tried yet; the fastest.
+    fn rival<'a>(&self, nodes: &'a [Candidate], work: &Work) -> Option<&'a Candidate> {
+        let fresh = |n: &&Candidate| n.fit && work.tasks(n) < n.bees && self.attempts.iter().all(|a| a.node != n.id);
+        let order = |a: &&Candidate, b: &&Candidate| {
+            let faster = work.ahead(a, 1).total_cmp(&work.ahead(b, 1));
+            faster.then_with(|| a.id.cmp(&b.id))
+        };
+        nodes.iter().filter(fresh).min_by(order)
     }
 
     fn history(&self, id: TaskId) -> String {

@@ -177,3 +177,89 @@ fn nothing_moves_to_a_node_that_is_not_fit() {
     nodes[1].fit = false;
     assert_eq!(decide(&mut board, 3, &nodes), []);
 }
+
+/// Three nodes of one bee with eight tasks each, of which `slow` takes five times as long: it has done one and begun the
+/// next, the others have done four.
+fn uneven() -> (Board, [Candidate; 3]) {
+    let mut board = Board::default();
+    let names = ["a", "b", "slow"];
+    for (i, name) in (0..24).zip(names.into_iter().cycle()) {
+        board.add(task(1, i), id(name), SECOND);
+    }
+    let nodes = names.map(|name| Candidate { bees: 1, ..node(name, 1) });
+    assert_eq!(decide(&mut board, 1, &nodes), []);
+    do_all(&mut board, 0..12, 11, |i| i % 3 != 2 || i == 2);
+    board.started(task(1, 5), 0, SECOND * 11);
+    hold(&mut board, 11);
+    (board, nodes)
+}
+
+/// Those of `tasks` that are `wanted` are done, by the nodes that got them.
+fn do_all(board: &mut Board, tasks: std::ops::Range<u32>, seconds: u32, wanted: impl Fn(u32) -> bool) {
+    for i in tasks.filter(|i| wanted(*i)) {
+        let (name, took) = [("a", 2), ("b", 2), ("slow", 10)][i as usize % 3];
+        board.done(task(1, i), &id(name), SECOND * took, SECOND * seconds);
+    }
+}
+
+/// The nodes say that they have what they were given.
+fn hold(board: &mut Board, seconds: u32) {
+    (0..24).for_each(|i| board.held(task(1, i), 0, SECOND * seconds));
+}
+
+#[test]
+fn tasks_go_by_how_long_a_node_works_on_its_own_not_by_how_many_it_has() {
+    let (mut board, nodes) = uneven();
+    let moved = assigned(&decide(&mut board, 11, &nodes));
+    let to = |name: &str| moved.iter().filter(|m| m.2 == name).count();
+    assert_eq!((to("a"), to("b"), moved.len()), (3, 3, 6), "{moved:?}");
+    assert_eq!(moved[0].0, task(1, 23), "the last that the slow node got");
+    assert!(moved.iter().all(|m| m.0 != task(1, 5)), "what runs does not move");
+}
+
+#[test]
+fn a_slow_node_with_nothing_to_do_takes_only_what_it_will_be_done_with_first() {
+    let (mut board, nodes) = uneven();
+    do_all(&mut board, 0..24, 13, |i| i % 3 == 2);
+    assert_eq!(decide(&mut board, 13, &nodes), [], "four tasks of two seconds are done before one of ten");
+}
+
+#[test]
+fn what_a_slow_node_has_begun_is_also_done_by_one_that_will_be_done_first() {
+    let (mut board, nodes) = uneven();
+    do_all(&mut board, 0..24, 12, |i| i != 5);
+    let rivals = assigned(&decide(&mut board, 13, &nodes));
+    assert_eq!(rivals, [(task(1, 5), 1, "a".into())], "it needs ten seconds and began at 11");
+    assert_eq!(board.extra_attempts().speculations, 1);
+}
+
+#[test]
+fn who_was_beaten_is_known_to_be_slow_when_the_next_stage_begins() {
+    let mut board = Board::default();
+    for (stage, i) in [(1, 0), (1, 1), (2, 0), (2, 1), (2, 2), (2, 3)] {
+        board.add(task(stage, i), id(["a", "slow"][i as usize % 2]), SECOND);
+    }
+    let nodes = ["a", "slow"].map(|name| Candidate { bees: 1, ..node(name, 1) });
+    assert_eq!(board.decide(SECOND, &nodes, |id| id.stage == 1), []);
+    board.started(task(1, 1), 0, SECOND * 2);
+    board.done(task(1, 0), &id("a"), SECOND, SECOND * 2);
+    (0..4).for_each(|i| board.held(task(2, i), 0, SECOND * 8));
+    board.done(task(1, 1), &id("a"), SECOND, SECOND * 9);
+    assert_eq!(assigned(&decide(&mut board, 9, &nodes)), [(task(2, 3), 1, "a".into())]);
+}
+
+#[test]
+fn what_a_node_works_on_shows_how_slow_it_is_before_it_is_done() {
+    let mut board = Board::default();
+    for i in 0..6 {
+        board.add(task(1, i), id(["a", "b"][i as usize % 2]), SECOND);
+    }
+    let nodes = ["a", "b"].map(|name| Candidate { bees: 1, ..node(name, 1) });
+    board.started(task(1, 0), 0, SECOND * 2);
+    assert_eq!(decide(&mut board, 2, &nodes), []);
+    hold(&mut board, 3);
+    board.done(task(1, 1), &id("b"), SECOND, SECOND * 3);
+    assert_eq!(decide(&mut board, 3, &nodes), [], "three to two is no reason");
+    let moved = assigned(&decide(&mut board, 10, &nodes));
+    assert_eq!(moved, [(task(1, 4), 1, "b".into()), (task(1, 2), 1, "b".into())]);
+}
