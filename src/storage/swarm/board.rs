@@ -230,8 +230,11 @@ impl Board {
         };
         let rank = |id: TaskId, task: &Task| {
             let owner = nodes.iter().find(|n| Some(&n.id) == task.owner())?;
-            let behind = owner.id != idle.id && work.tasks(owner) > owner.bees && is_ahead(owner);
-            let patience = if work.pace(owner) < SLOW { UNTOUCHED } else { Duration::ZERO };
+            let is_slow = work.pace(owner) >= SLOW;
+            // Its last is as good as begun, but for a slow node beside one with nothing to do.
+            let waits = work.tasks(owner) > owner.bees || (is_slow && work.tasks(idle) < idle.bees);
+            let behind = owner.id != idle.id && waits && is_ahead(owner);
+            let patience = if is_slow { Duration::ZERO } else { UNTOUCHED };
             // A node begins with what it got first: it comes to the last latest.
             (behind && task.is_untouched(now, &idle.id, patience)).then(|| (work.ahead(owner, 0), task.given(), id))
         };
