@@ -11,7 +11,9 @@ use super::frame_table::ScanNotes;
 use super::view::definition;
 use crate::Result;
 use crate::storage::vacuum::Leftover;
-use crate::storage::{ChangeResult, Finding, FrameRef, HistoryEntry, RestoreResult, ViewRecord, WriteResult};
+use crate::storage::{
+    ChangeResult, Finding, FrameInfo, FrameRef, HistoryEntry, RestoreResult, ViewRecord, WriteResult,
+};
 
 /// One text column named `name`.
 pub(crate) fn texts(name: &str, values: impl IntoIterator<Item = String>) -> Result<RecordBatch> {

@@ -244,8 +244,7 @@ async fn listing(
         false => error.context(path),
     });
     let schema = typed(inferred?);
-    let urls =
-        if is_over_folders(&url) { files.iter().map(|file| url_to(file)).collect::<Result<_>>()? } else { vec![url] };
+    let urls = if is_over_folders(&url) { files.iter().map(url_to).collect::<Result<_>>()? } else { vec![url] };
     let config = ListingTableConfig::new_with_multi_paths(urls).with_listing_options(options).with_schema(schema);
     Ok(Arc::new(ListingTable::try_new(config)?))
 }

@@ -49,7 +49,7 @@ use super::time_travel::{Sight, split};
 use super::view::rows_of_view;
 use super::world::World;
 use crate::storage::vacuum::RETENTION;
-use crate::storage::{Alteration, AsOf, BoxName, FrameRef, FrameState, HiveName, Meadow, Placement, WriteMode};
+use crate::storage::{Alteration, AsOf, FrameRef, FrameState, HiveName, Meadow, Placement, WriteMode};
 use crate::{Error, Result};
 
 /// Values for `$1` or `$name` in a query.
