@@ -208,7 +208,12 @@ impl<'a> Sources<'a> {
     ) -> BoxFuture<'b, Result<Arc<dyn TableProvider>>> {
         Box::pin(async move {
             let within: Vec<FrameRef> = within.iter().chain([name]).cloned().collect();
-            let plan = view_plan(self, view, &within).await.map_err(|error| error.context(format!("view {name}")))?;
+            let plan =
+                view_plan(self, view, &within).await.map_err(|error| match error.message().starts_with("view ") {
+                    // The innermost view is where it is.
+                    true => error,
+                    false => error.context(format!("view {name}")),
+                })?;
             Ok(Arc::new(ViewTable::new(plan, Some(definition(name, view)))) as _)
         })
     }

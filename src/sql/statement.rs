@@ -276,11 +276,12 @@ fn show_within(parser: &mut Parser<'_>) -> Result<Vec<String>, ParserError> {
 }
 
 fn describe(parser: &mut Parser<'_>) -> Result<Statement, ParserError> {
-    // A frame may be called history, or detail.
+    // A frame may be called history, detail or view.
     let before_name = matches!(parser.peek_nth_token_ref(2).token, Token::Word(_));
-    let history = word(parser, 1) == "HISTORY" && before_name;
-    let detail = word(parser, 1) == "DETAIL" && before_name;
-    skip(parser, if history || detail || Kind::of(&word(parser, 1)) == Some(Kind::Frame) { 2 } else { 1 });
+    let (history, detail) = (word(parser, 1) == "HISTORY" && before_name, word(parser, 1) == "DETAIL" && before_name);
+    let view = word(parser, 1) == "VIEW" && before_name;
+    let is_noun = history || detail || view || Kind::of(&word(parser, 1)) == Some(Kind::Frame);
+    skip(parser, if is_noun { 2 } else { 1 });
     let name = names(parser.parse_object_name(false)?);
     let limit = match history && take_words(parser, &["LIMIT"]) {
         true => Some(parser.parse_literal_uint()? as usize),
