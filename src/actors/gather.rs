@@ -37,10 +37,11 @@ struct Line {
     came: Notify,
 }
 
-/// The last turn.
+/// What the last turn tells of the next.
 #[derive(Debug, Default)]
 struct Turn {
-    appends: usize,
+    /// Appends that it wrote, and those that came meanwhile: so many callers there are.
+    expected: usize,
     took: Duration,
 }
 
@@ -104,14 +105,14 @@ impl Line {
         let appends = self.take(&base);
         let (count, begun) = (appends.len(), Instant::now());
         settle(&core, appends).await;
-        *turn = Turn { appends: count, took: begun.elapsed() };
+        *turn = Turn { expected: count + lock(&self.waiting).len(), took: begun.elapsed() };
     }
 
-    /// Callers that wait for each append come again as soon as they are told: a turn that began with the first of them would
-    /// have it alone.
+    /// Callers that wait for each append come again as soon as they are told. A turn that began at once would have those alone
+    /// that came during the last, and the two halves would take turns for ever.
     async fn wait_for_others(&self, last: &Turn) {
         let until = tokio::time::Instant::now() + (last.took / 4).min(LONGEST_WAIT);
-        while lock(&self.waiting).len() < last.appends {
+        while lock(&self.waiting).len() < last.expected {
             if tokio::time::timeout_at(until, self.came.notified()).await.is_err() {
                 return;
             }

@@ -1600,8 +1600,9 @@ FILES = [
     Case(
         "SELECT from a JSON array",
         selected("array.json"),
-        InvalidInputError,
-        '{tmp}/array.json: Expected JSON record to be an object, found Array [Object {"id": Number(1)}]',
+        UnsupportedError,
+        "'{tmp}/array.json' is an array, and files of JSON are read that have an object on each line: "
+        "jq -c '.[]' makes one of it",
     ),
     Case(
         "SELECT from a JSON number",
@@ -1741,8 +1742,8 @@ FILES = [
         ingested("array.json"),
         NodeFailed,
         (
-            "1: apiary-node: invalid input: {tmp}/array.json: Expected JSON record to be an object, found "
-            'Array [Object {"id": Number(1)}]'
+            "1: apiary-node: unsupported: '{tmp}/array.json' is an array, and files of JSON are read that have an object on "
+            "each line: jq -c '.[]' makes one of it"
         ),
     ),
     Case(

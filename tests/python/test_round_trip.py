@@ -1012,4 +1012,4 @@ def test_a_json_value_is_read_as_it_is(storage: Path, tmp_path: Path, line: str,
 def test_json_in_one_array_is_refused_with_a_sentence(storage: Path, tmp_path: Path) -> None:
     file = tmp_path / "array.json"
     file.write_text('[{"a": 1}, {"a": 2}]')
-    assert "Expected JSON record to be an object, found Array" in ingest(storage, file)
+    assert "is an array, and files of JSON are read that have an object on each line" in ingest(storage, file)

@@ -250,7 +250,7 @@ class Frame:
         """Keeps rows in the order of these columns from now on, or with ``None`` as they come. No data is written: the
         cells that are there follow by :meth:`optimize`, or by and by through housekeeping.
 
-        >>> frame.cluster_by(["sensor", "time"])
+        >>> frame.cluster_by(["region", "sensor"])
         """
         names = ", ".join(map(convert.quoted, convert.names(columns) or []))
         self._facts(f"ALTER FRAME {self._quoted()} CLUSTER BY {f'({names})' if names else 'NONE'}")
