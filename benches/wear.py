@@ -14,9 +14,9 @@ were removed before they got to the disk; "calls" is wchar, what it handed to wr
 for its journal, are in neither. A machine with little memory to spare drops less. A MB has 1,048,576 bytes.
 Peer: none.
 How to read it: what is not counted the limit does not know of, so "counted" must be what "calls" says, give or take a
-twentieth. ``disk_writes_per_day`` stops spills at once and the cache within a fifth of a second: above it may be what the
-cache wrote in that time, at most as much as a query reads. What is otherwise is printed below the tables and makes the
-exit code 1.
+twentieth. ``disk_writes_per_day`` stops spills at once and the cache within a fifth of a second: above it may be what
+the cache wrote in that time, at most as much as a query reads. What is otherwise is printed below the tables and makes
+the exit code 1.
 
     python benches/wear.py --meadow /data/sf10 --memory 800MB
     python benches/wear.py --runs idle,cache
