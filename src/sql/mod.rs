@@ -8,6 +8,7 @@
 //! | `planner` | statement → answer or physical plan |
 //! | `rules` | the engine's rules for plans, and ours between them |
 //! | `physical_query` | a plan that can run, and what it will cost |
+//! | `command` | statements that need no plan |
 //! | `catalog` | the names that one statement mentions, as DataFusion catalogs |
 //! | `view` | a query under a name |
 //! | `time_travel` | versions of frames within queries |
@@ -55,6 +56,7 @@ pub mod cell_reader;
 mod chains;
 mod changes;
 pub mod codec;
+mod command;
 mod compact;
 mod copy;
 mod csv_sample;

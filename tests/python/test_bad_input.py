@@ -1742,8 +1742,8 @@ FILES = [
         ingested("array.json"),
         NodeFailed,
         (
-            "1: apiary-node: unsupported: '{tmp}/array.json' is an array, and files of JSON are read that have an object "
-            "on each line: jq -c '.[]' makes one of it"
+            "1: apiary-node: unsupported: '{tmp}/array.json' is an array, and files of JSON are read that have an "
+            "object on each line: jq -c '.[]' makes one of it"
         ),
     ),
     Case(
