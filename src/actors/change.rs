@@ -18,7 +18,7 @@ use futures::{FutureExt, StreamExt, TryStreamExt};
 
 use super::bee::with_room;
 use super::colony::Core;
-use super::lead::until_stopped;
+use super::lead::{until_committed, until_stopped};
 use super::query::QueryRecord;
 use super::scratch::Spill;
 use super::write::{Writing, cell_cut, write_frame};
@@ -322,7 +322,7 @@ impl Run<'_> {
         let rows = execute_stream(Arc::clone(&physical.plan), Arc::clone(&physical.context))?;
         let rows = if self.query.is_housekeeping() { give_way(self.core, rows) } else { rows };
         let write = write_frame(self.core, &target.state, rows, writing, self.query);
-        let written = until_stopped(self.query, write).await?;
+        let written = until_committed(self.query, write).await?;
         Ok(ChangeResult {
             version: written.version,
             rows_inserted: written.rows,
@@ -369,7 +369,11 @@ impl Run<'_> {
     async fn rows_before(&self, target: &Target, cells: &[usize]) -> Result<u64> {
         match target.cells.rows_of(cells.iter().copied()) {
             Some(rows) => Ok(rows),
-            None => self.count(target, "true").await,
+            None => {
+                let mut replaced = target.clone();
+                replaced.only = Some(Arc::new(cells.to_vec()));
+                self.count(&replaced, "true").await
+            }
         }
     }
 

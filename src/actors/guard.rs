@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use tokio::task::JoinHandle;
+
 use super::colony::Core;
 use super::query::{Queries, QueryRecord};
 use crate::memory::{held, lent, trim};
@@ -57,6 +59,7 @@ pub(crate) async fn guard(core: Weak<Core>) {
     };
     let mut abandoned: Option<(Instant, u64, Arc<QueryRecord>)> = None;
     let (mut most, mut resting) = (0, 0);
+    let mut trimming: Option<JoinHandle<()>> = None;
     while !token.is_cancelled() {
         if queries.is_empty() {
             resting = held().unwrap_or(0).saturating_sub(lent());
@@ -72,10 +75,12 @@ pub(crate) async fn guard(core: Weak<Core>) {
         // What was there before the queries, and what their askers keep, is not theirs.
         let limit = BUDGETS.load(Ordering::Relaxed) + lent() + OVERHEAD.max(resting + OVERHEAD / 2);
         most = held.max(most);
-        if most - held > WORTH_TRIMMING {
+        // What is free and kept for the next piece is in memory, too: where that is short, nothing is kept.
+        let is_short = held > BUDGETS.load(Ordering::Relaxed) / 2;
+        if (is_short || most - held > WORTH_TRIMMING) && trimming.as_ref().is_none_or(JoinHandle::is_finished) {
             most = held;
             // It takes the allocator's locks for milliseconds.
-            core.io().spawn_blocking(trim);
+            trimming = Some(core.io().spawn_blocking(trim));
         }
         match &abandoned {
             Some((at, before, query)) if at.elapsed() > LETTING_GO => {

@@ -35,6 +35,8 @@ use crate::{Error, ErrorKind, Result};
 
 /// How long a bee may take to notice that its query is to stop.
 const LETTING_GO: Duration = Duration::from_secs(1);
+/// How long a commit may take that has begun: who asked for it is told what came of it.
+const COMMITTING: Duration = Duration::from_secs(30);
 
 /// What is to be done.
 pub(crate) enum Job {
@@ -219,7 +221,7 @@ impl Attempt {
         tokio::select! {
             // A bee that is stopped ends its work without a word.
             outcome = &mut work => outcome.unwrap_or_else(|gone| Err(query.stop_reason().unwrap_or(gone))),
-            reason = query.stopped() => match tokio::time::timeout(LETTING_GO, work).await {
+            reason = query.stopped() => match tokio::time::timeout(letting_go(&query), work).await {
                 Ok(outcome) => outcome?,
                 // It computes without a pause: the caller is told all the same, and the bee goes on when that ends.
                 Err(_) => {
@@ -445,7 +447,7 @@ async fn insert(
     query: &Arc<QueryRecord>,
 ) -> Result<Answer> {
     let (rows, _shared) = start(core, &physical, query).await?;
-    let result = until_stopped(query, write_frame(core, into, rows, mode.into(), query)).await?;
+    let result = until_committed(query, write_frame(core, into, rows, mode.into(), query)).await?;
     written(&into.frame, &result).map(Answer::Ready)
 }
 
@@ -503,6 +505,24 @@ pub(crate) async fn until_stopped<T>(query: &QueryRecord, work: impl Future<Outp
         biased;
         reason = query.stopped() => Err(reason),
         result = caught(work) => result?,
+    }
+}
+
+/// How long a statement that is to stop is waited for.
+fn letting_go(query: &QueryRecord) -> Duration {
+    if query.stays() { COMMITTING } else { LETTING_GO }
+}
+
+/// As [`until_stopped`], but for a write: one that commits is waited for, so that who asked is told what came of it.
+pub(crate) async fn until_committed<T>(query: &QueryRecord, work: impl Future<Output = Result<T>>) -> Result<T> {
+    let mut work = std::pin::pin!(caught(work));
+    tokio::select! {
+        biased;
+        reason = query.stopped() => match query.stays() {
+            true => work.await?.map_err(|error| if is_stop(&error) { reason } else { error }),
+            false => Err(reason),
+        },
+        result = &mut work => result?,
     }
 }
 

@@ -309,6 +309,11 @@ impl QueryRecord {
         }
     }
 
+    /// Whether this try is the last.
+    pub(crate) fn stays(&self) -> bool {
+        lock(&self.attempt).stays
+    }
+
     /// Whether it can be given up.
     pub(crate) fn may_be_abandoned(&self) -> bool {
         // Other nodes' leaders decide about their tasks.

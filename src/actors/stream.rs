@@ -18,7 +18,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::colony::Core;
-use super::lead::until_stopped;
+use super::lead::until_committed;
 use super::query::Asked;
 use super::settings::state_folder;
 use super::write::{Writing, write_frame};
@@ -444,7 +444,7 @@ impl Stream {
         let count = segment.rows();
         let change = Change::Once(Transaction { app, number: segment.number });
         let writing = Writing { change, writers: Some(1), run: String::new(), rows: count..=count };
-        match until_stopped(&entry.record, write_frame(core, &base, rows, writing, &entry.record)).await {
+        match until_committed(&entry.record, write_frame(core, &base, rows, writing, &entry.record)).await {
             Ok(written) => Ok(written.version),
             // An earlier try, of which nobody heard, was there first.
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {
