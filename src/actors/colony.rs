@@ -731,6 +731,7 @@ impl Colony {
             let _ = thread.join();
         }
         drop(lock(&self.core.scratch).take());
+        self.core.wear.close();
         Ok(())
     }
 

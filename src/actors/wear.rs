@@ -132,6 +132,13 @@ impl Wear {
         }
     }
 
+    /// Keeps what was counted, for the process may end now.
+    pub(crate) fn close(&self) {
+        if self.file.as_ref().is_some_and(|file| file.unsaved.load(Ordering::Relaxed) > 0) {
+            self.save();
+        }
+    }
+
     /// Adds to the file what is not in it, and takes over what others added. Where another has it just now, later.
     fn save(&self) {
         let Some(file) = &self.file else { return };
@@ -177,9 +184,7 @@ impl Wear {
 
 impl Drop for Wear {
     fn drop(&mut self) {
-        if self.file.as_ref().is_some_and(|file| file.unsaved.load(Ordering::Relaxed) > 0) {
-            self.save();
-        }
+        self.close();
     }
 }
 
@@ -293,6 +298,16 @@ mod tests {
         assert!(at(&folder).is_worn());
         // Without a limit nothing is kept.
         assert_eq!(Wear::new(None, Some(folder.path().to_path_buf())).read().last_day, 0);
+    }
+
+    #[test]
+    fn a_count_that_is_closed_is_kept_whole_however_small() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = at(&folder);
+        open.spilled(7);
+        assert_eq!(at(&folder).read().last_day, 0);
+        open.close();
+        assert_eq!(at(&folder).read().last_day, 7);
     }
 
     #[test]

@@ -34,6 +34,7 @@
 //! | `join_order`, `cardinality`, `selectivity` | the order of joins, by how many rows are expected |
 //! | `filter_names` | filters that sink where columns have the same name |
 //! | `group_reduction` | aggregates of which a join wants a few groups |
+//! | `same_frames` | frames whose names would be taken for each other |
 //! | `same_names` | columns that would have the same name |
 //! | `spelling` | what the parser takes otherwise than it is meant |
 //! | `rewrites` | expressions that the engine takes otherwise than SQL does |
@@ -85,6 +86,7 @@ mod ripening;
 pub(crate) mod row_change;
 pub mod row_check;
 mod rules;
+mod same_frames;
 mod same_names;
 mod script;
 mod selectivity;

@@ -18,6 +18,7 @@ use super::chains::check_chains;
 use super::copy::copy_from;
 use super::file_options::take_options;
 use super::layout::Layout;
+use super::same_frames::check_frames;
 use super::same_names::tell_apart;
 use super::spelling::{put_right, write_out_stars};
 use super::time_travel::{moment, name_versions, take_versions};
@@ -395,6 +396,7 @@ fn df_statement(mut tokens: Vec<TokenWithSpan>) -> Result<DfStatement> {
     let mut statements = parser.parse_statements()?;
     match (statements.pop_front(), statements.len()) {
         (Some(mut statement), 0) => {
+            check_frames(&statement)?;
             name_versions(&mut statement);
             put_right(&mut statement);
             tell_apart(&mut statement);
