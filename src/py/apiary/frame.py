@@ -237,13 +237,14 @@ class Frame:
         words = "IF EXISTS " if if_exists else ""
         self._facts(f"ALTER FRAME {self._quoted()} DROP CONSTRAINT {words}{convert.quoted(name)}")
 
-    def set_properties(self, properties: Mapping[str, str]) -> None:
+    def set_properties(self, properties: Mapping[str, str | bool]) -> None:
         """Sets properties of the Delta table. ``delta.enableDeletionVectors`` has rows marked as deleted where writing
         their cell anew would cost much more; readers need Delta's deletion vectors from then on.
 
-        >>> frame.set_properties({"delta.enableDeletionVectors": "true"})
+        >>> frame.set_properties({"delta.enableDeletionVectors": True})
         """
-        words = ", ".join(f"{convert.literal(key)} = {convert.literal(value)}" for key, value in properties.items())
+        texts = {key: str(value).lower() if isinstance(value, bool) else value for key, value in properties.items()}
+        words = ", ".join(f"{convert.literal(key)} = {convert.literal(value)}" for key, value in texts.items())
         self._facts(f"ALTER FRAME {self._quoted()} SET TBLPROPERTIES ({words})")
 
     def cluster_by(self, columns: str | Iterable[str] | None) -> None:
