@@ -61,11 +61,11 @@ pub fn held() -> Option<u64> {
 }
 
 /// How jemalloc works, which looks for this name: few arenas, for what is free in one is of no use to another; what is free
-/// goes back to the system after a tenth of a second, because at once costs as much again as the work.
+/// goes back to the system after a second, because at once costs as much again as the work; where memory is short, the colony
 #[cfg(target_os = "linux")]
 #[used]
 #[unsafe(export_name = "_rjem_malloc_conf")]
-static CONFIGURATION: Configuration = Configuration(c"narenas:4,dirty_decay_ms:100,muzzy_decay_ms:0".as_ptr());
+static CONFIGURATION: Configuration = Configuration(c"narenas:4,dirty_decay_ms:1000,muzzy_decay_ms:0".as_ptr());
 
 #[cfg(target_os = "linux")]
 #[repr(transparent)]
@@ -89,8 +89,17 @@ pub(crate) fn trim() {
 
 /// Bytes of the process that are in memory, by the system; `None` where it does not tell.
 pub fn resident() -> Option<u64> {
+    status("VmRSS:")
+}
+
+/// Those of them that no file has: the system can give none of them to others.
+pub(crate) fn resident_without_files() -> Option<u64> {
+    status("RssAnon:")
+}
+
+fn status(name: &str) -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix(name))?;
     let kib: u64 = line.trim().strip_suffix(" kB")?.trim().parse().ok()?;
     Some(kib << 10)
 }

@@ -41,7 +41,7 @@ use super::temperature::{Band, Thermometer};
 use super::wear::{DiskWritten, Wear};
 use super::world::NodeWorld;
 use super::write::{WriteOptions, evolved, write_frame};
-use crate::sql::{Backpressure, Planner, Split, bounded, rewrites, z_order};
+use crate::sql::{Backpressure, Planner, Split, bounded, long_list, rewrites, z_order};
 use crate::storage::cached::{CacheStats, CellCache};
 use crate::storage::cells::CellFile;
 use crate::storage::ledger::LEDGER_THREADS;
@@ -191,7 +191,7 @@ impl Core {
         let (house, budget) = (House::new(&meadow), Budget::of(settings.node_memory()));
         let shareable = functions.is_empty();
         let bounded = bounded::functions(settings.bee_memory() / 4);
-        let ours = bounded.into_iter().chain(rewrites::functions()).chain([z_order::function()]);
+        let ours = bounded.into_iter().chain(rewrites::functions()).chain([long_list::function(), z_order::function()]);
         let functions = ours.chain(functions).collect::<Vec<_>>();
         let channels = Arc::new(BeeChannels::new(Arc::clone(&queries)));
         let cells = cell_source(&settings, &meadow).await?;

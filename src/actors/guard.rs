@@ -11,7 +11,8 @@ use tokio::task::JoinHandle;
 
 use super::colony::Core;
 use super::query::{Queries, QueryRecord};
-use crate::memory::{held, lent, trim};
+use super::settings::machine_memory;
+use crate::memory::{held, lent, resident_without_files, trim};
 use crate::size::format_size;
 use crate::{Error, ErrorKind};
 
@@ -74,6 +75,7 @@ pub(crate) async fn guard(core: Weak<Core>) {
         resting = resting.min(held.saturating_sub(lent()));
         // What was there before the queries, and what their askers keep, is not theirs.
         let limit = BUDGETS.load(Ordering::Relaxed) + lent() + OVERHEAD.max(resting + OVERHEAD / 2);
+        let limit = limit.min(machine_limit(held, limit).max(lent() + resting + OVERHEAD / 2));
         most = held.max(most);
         // What is free and kept for the next piece is in memory, too: where that is short, nothing is kept.
         let is_short = held > BUDGETS.load(Ordering::Relaxed) / 2;
@@ -101,6 +103,18 @@ pub(crate) async fn guard(core: Weak<Core>) {
     }
 }
 
+/// Bytes that may be held without what else the process has coming near to all that the machine, or the cgroup, has: close
+/// to it, the system takes the pages of the program itself away, and everything stands still before the process is killed.
+fn machine_limit(held: u64, limit: u64) -> u64 {
+    let machine = machine_memory();
+    // It is asked only where it may be less than the limit.
+    if limit < machine / 2 {
+        return u64::MAX;
+    }
+    let uncounted = resident_without_files().map_or(0, |resident| resident.saturating_sub(held));
+    (machine - machine / 8).saturating_sub(uncounted)
+}
+
 /// Waits for a query. In the meantime nothing that is free is kept.
 async fn next_query(core: &Weak<Core>, queries: &Queries) {
     if tokio::time::timeout(REST, queries.begun()).await.is_ok() {
@@ -126,11 +140,12 @@ fn too_much(held: u64, limit: u64) -> Error {
     Error::new(
         ErrorKind::MemoryExceeded,
         format!(
-            "the process held {} where {} are the most (its budget and {} or more over it), and this query was the likeliest cause: \
-             ask for less at a time, or give the colony more memory",
+            "the process held {} where {} are the most (its budget and {} or more over it, and what the machine's {} have room for), \
+             and this query was the likeliest cause: ask for less at a time, or give the colony more memory",
             format_size(held),
             format_size(limit),
-            format_size(OVERHEAD)
+            format_size(OVERHEAD),
+            format_size(machine_memory())
         ),
     )
 }

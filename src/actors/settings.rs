@@ -25,9 +25,11 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use sysinfo::{Process, ProcessRefreshKind, ProcessesToUpdate, System};
 
 use super::scratch::Spill;
 use crate::size::format_size;
@@ -268,21 +270,31 @@ fn default_storage() -> String {
 /// Memory taken to be there where the system does not tell.
 const UNKNOWN_MACHINE: u64 = 1 << 30;
 
-/// Bytes of RAM, or of the cgroup's limit where that is less.
-fn machine_memory() -> u64 {
-    let Some(system) = system() else { return UNKNOWN_MACHINE };
-    let cgroup = system.cgroup_limits().map_or(u64::MAX, |limits| limits.total_memory);
-    system.total_memory().min(cgroup.max(1))
+/// Bytes of RAM, or of the limit of this process's cgroup or of one above it, where that is less.
+pub(crate) fn machine_memory() -> u64 {
+    static MEMORY: LazyLock<u64> = LazyLock::new(|| system().map_or(UNKNOWN_MACHINE, |system| memory_of(&system)));
+    *MEMORY
 }
 
-/// Bytes of RAM and swap; `None` where the system does not tell.
+/// Bytes of memory and swap that this process can have; `None` where the system does not tell.
 fn physical_memory() -> Option<u64> {
-    system().map(|system| system.total_memory() + system.total_swap()).filter(|bytes| *bytes > 0)
+    system().map(|system| memory_of(&system) + system.total_swap()).filter(|bytes| *bytes > 0)
 }
 
-fn system() -> Option<sysinfo::System> {
-    let mut system = sysinfo::System::new().ok()?;
+fn memory_of(system: &System) -> u64 {
+    let process = sysinfo::get_current_pid().ok().and_then(|pid| system.process(pid));
+    // Only a process's own group tells of a limit that a service was given; in a container that is the root.
+    let limits = process.and_then(Process::cgroup_limits).or_else(|| system.cgroup_limits());
+    limits.map_or(u64::MAX, |limits| limits.total_memory.max(1)).min(system.total_memory())
+}
+
+fn system() -> Option<System> {
+    let mut system = System::new().ok()?;
     system.refresh_memory();
+    if let Ok(pid) = sysinfo::get_current_pid() {
+        let only = ProcessesToUpdate::Some(&[pid]);
+        system.refresh_processes_specifics(only, false, ProcessRefreshKind::nothing());
+    }
     Some(system)
 }
 

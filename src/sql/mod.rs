@@ -28,6 +28,7 @@
 //! | `shared_scan` | a scan that the bees of one colony share out while it runs |
 //! | `chains` | how long chains of operators may be |
 //! | `limits` | how large a statement may be |
+//! | `long_list` | many values behind IN |
 //! | `refused` | what the engine would answer otherwise than SQL does |
 //! | `nulls` | where the engine loses track of nulls |
 //! | `one_value` | queries that stand for one value |
@@ -72,6 +73,7 @@ mod group_reduction;
 mod join_order;
 mod layout;
 mod limits;
+pub mod long_list;
 mod nulls;
 pub mod one_value;
 mod open_quotes;

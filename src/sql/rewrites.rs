@@ -8,7 +8,7 @@
 //! - An interval of days and less that is compared with a difference of moments becomes such a difference; one of months is
 //!   refused.
 //! - A date with an interval that has hours is refused: the hours would be lost.
-//! - 0.0 in a list stands for -0.0, too, which is equal to it.
+//! - 0.0 in a list stands for -0.0, too, which is equal to it; a long list is an array.
 
 use std::sync::Arc;
 
@@ -24,6 +24,8 @@ use datafusion::logical_expr::{
     BinaryExpr, ColumnarValue, Expr, ExprSchemable, Operator, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF,
     ScalarUDFImpl, Signature, Volatility, cast as logical_cast, lit,
 };
+
+use super::long_list;
 
 /// See the module.
 #[derive(Debug)]
@@ -81,15 +83,19 @@ impl FunctionRewrite for AsSql {
                 let list = list.into_iter().map(|item| like(item, of.as_ref())).collect::<Result<Vec<_>>>()?;
                 let changed = list.iter().any(|item| item.transformed);
                 let mut list: Vec<Expr> = list.into_iter().map(|item| item.data).collect();
-                if of.is_some_and(|of| of.is_floating()) && list.iter().any(is_zero) && !list.iter().any(is_minus_zero)
+                if of.as_ref().is_some_and(DataType::is_floating)
+                    && list.iter().any(is_zero)
+                    && !list.iter().any(is_minus_zero)
                 {
                     let name = Expr::InList(InList { expr: expr.clone(), list: list.clone(), negated });
                     list.extend([lit(0.0), lit(-0.0)]);
                     let list = Expr::InList(InList { expr, list, negated });
                     return Ok(Transformed::yes(list.alias(name.schema_name().to_string())));
                 }
-                let expr = Expr::InList(InList { expr, list, negated });
-                Ok(Transformed::new_transformed(expr, changed))
+                let list = InList { expr, list, negated };
+                let long = of.map(|of| long_list::rewritten(&list, &of)).transpose()?.flatten();
+                let changed = changed || long.is_some();
+                Ok(Transformed::new_transformed(long.unwrap_or(Expr::InList(list)), changed))
             }
             other => Ok(Transformed::no(other)),
         }

@@ -22,6 +22,8 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::filter::{FilterExec, FilterExecBuilder};
 use datafusion::physical_plan::statistics::{StatisticsArgs, StatisticsContext};
 
+use super::long_list;
+
 /// A column that equals a value.
 const EQUAL: f64 = 0.1;
 /// A comparison of which nothing is known.
@@ -63,8 +65,11 @@ impl Estimate<'_> {
             };
         }
         if let Some(list) = predicate.downcast_ref::<InListExpr>() {
-            let kept = (list.len() as f64 * self.equal(list.expr())).min(LISTED);
+            let kept = self.listed(list.len(), list.expr());
             return if list.negated() { 1.0 - kept } else { kept };
+        }
+        if let Some((expr, values)) = long_list::looked_for(predicate) {
+            return self.listed(values, expr);
         }
         if let Some(like) = predicate.downcast_ref::<LikeExpr>() {
             return if like.negated() { 1.0 - LIKE } else { LIKE };
@@ -153,6 +158,11 @@ impl Estimate<'_> {
         let column = of.downcast_ref::<Column>().and_then(|column| self.columns.get(column.index()));
         // Of few rows one is more.
         column.and_then(distinct).map_or(EQUAL.max(1.0 / self.rows), |distinct| 1.0 / distinct.min(self.rows).max(1.0))
+    }
+
+    /// The share of rows that have one of so many values.
+    fn listed(&self, values: usize, of: &Arc<dyn PhysicalExpr>) -> f64 {
+        (values as f64 * self.equal(of)).min(LISTED)
     }
 
     fn nulls(&self, of: &Arc<dyn PhysicalExpr>) -> f64 {

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import apiary
+import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -115,6 +116,51 @@ def test_errors_have_their_kind(
     assert isinstance(caught.value, apiary.ApiaryError)
     assert caught.value.kind == error.kind
     assert str(caught.value)
+
+
+def test_long_lists_find_what_duckdb_finds(ap: Apiary) -> None:
+    count = 1000
+    rows = pa.table(
+        {
+            "id": pa.array(range(count), pa.int32()),
+            "big": pa.array([None if i % 7 == 0 else i for i in range(count)], pa.int64()),
+            "text": pa.array([None if i % 11 == 0 else f"t{i % 300}" for i in range(count)], pa.string()),
+            "day": pa.array([date(2020, 1, 1) + timedelta(days=i) for i in range(count)]),
+            "price": pa.array([decimal.Decimal(i) / 4 for i in range(count)], pa.decimal128(12, 2)),
+            "share": pa.array([(i - 500) / 8 for i in range(count)]),
+        }
+    )
+    frame = ap.create_frame("listed", rows.schema)
+    for first in range(0, count, 250):
+        frame.write(rows.slice(first, 250))
+    numbers = [*range(0, 900, 3), 5_000_000_000]
+    lists = {
+        "id": ", ".join(map(str, numbers)),
+        "big": ", ".join(map(str, numbers)),
+        "id + 1": ", ".join(map(str, numbers)),
+        "text": ", ".join(f"'t{i}'" for i in numbers),
+        "day": ", ".join(f"'{date(2020, 1, 1) + timedelta(days=i)}'" for i in numbers[:-1]),
+        "price": ", ".join(str(i / 2) for i in numbers),
+        "share": ", ".join(str(i - 100) for i in numbers),
+    }
+    peer = duckdb.connect()
+    peer.register("listed", rows)
+    for expression, values in lists.items():
+        for condition in (
+            f"{expression} IN ({values})",
+            f"{expression} NOT IN ({values})",
+            f"{expression} IN ({values}, NULL)",
+            f"({expression} NOT IN ({values}, NULL)) IS NULL",
+            f"NOT (id < 300 OR {expression} IN ({values}))",
+            f"CASE WHEN {expression} IN ({values}) THEN id > 100 ELSE id < 50 END",
+        ):
+            query = f"SELECT id FROM listed WHERE {condition} ORDER BY id"
+            assert ap.sql(query).fetchall() == peer.execute(query).fetchall(), condition[:60]
+    kept = ap.sql(f"SELECT count(*) FILTER (WHERE id IN ({lists['id']})) AS n, NULL IN ({lists['id']}) AS u FROM listed")
+    assert kept.fetchall() == [(300, None)]
+    # Bounds of the list leave cells out.
+    plan = str(ap.sql(f"EXPLAIN SELECT id FROM listed WHERE id IN ({', '.join(map(str, range(300, 450)))})").to_arrow())
+    assert "1 of 4" in plan, plan
 
 
 def test_a_time_limit_ends_a_query(ap: Apiary, big: Frame) -> None:
