@@ -10,7 +10,9 @@ use datafusion::sql::sqlparser::parser::{Parser, ParserError};
 use datafusion::sql::sqlparser::tokenizer::{Location, Token};
 
 use super::spelling::right_expression;
-use super::statement::{Altering, Statement, columns_in_parentheses, end, names, skip, syntax, take_words, word};
+use super::statement::{
+    Altering, Statement, columns_in_parentheses, end, folded, names, skip, syntax, take_words, word,
+};
 use crate::storage::{Alteration, Check, FrameState, schema};
 use crate::{Error, Result};
 
@@ -132,11 +134,7 @@ fn new_columns(parser: &mut Parser<'_>) -> Result<Altering, ParserError> {
 }
 
 fn identifier(parser: &mut Parser<'_>) -> Result<String, ParserError> {
-    parser.parse_identifier().map(|name| folded(&name))
-}
-
-fn folded(name: &Ident) -> String {
-    if name.quote_style.is_some() { name.value.clone() } else { name.value.to_lowercase() }
+    parser.parse_identifier().map(|name| folded(&name.value, name.quote_style))
 }
 
 /// Where a place of a text is, in bytes; lines and columns count from 1.

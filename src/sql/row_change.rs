@@ -19,7 +19,7 @@ use datafusion::sql::sqlparser::ast::{
 };
 
 use super::spelling::EVERY;
-use super::statement::{names, query_of};
+use super::statement::{folded, names, query_of};
 use crate::storage::Rewrite;
 use crate::{Error, Result};
 
@@ -694,7 +694,7 @@ fn column_name(name: &ObjectName, alias: &str) -> Result<String> {
 }
 
 fn name_of(ident: &Ident) -> String {
-    if ident.quote_style.is_some() { ident.value.clone() } else { ident.value.to_lowercase() }
+    folded(&ident.value, ident.quote_style)
 }
 
 fn value_of<'a>(values: &'a Values, column: &str) -> Option<&'a str> {

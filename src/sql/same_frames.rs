@@ -4,10 +4,9 @@
 use std::ops::ControlFlow;
 
 use datafusion::sql::parser::Statement as DfStatement;
-use datafusion::sql::sqlparser::ast::{
-    ObjectName, ObjectNamePart, Select, TableFactor, TableWithJoins, Visit, Visitor,
-};
+use datafusion::sql::sqlparser::ast::{Select, TableFactor, TableWithJoins, Visit, Visitor};
 
+use super::statement::names as parts;
 use crate::{Error, Result};
 
 /// Looks at every FROM, together with those around it, whose columns it may name.
@@ -59,19 +58,9 @@ fn collect(from: &TableWithJoins, names: &mut Vec<Vec<String>>) {
     let factors = std::iter::once(&from.relation).chain(from.joins.iter().map(|join| &join.relation));
     for factor in factors {
         match factor {
-            TableFactor::Table { name, alias: None, args: None, .. } => names.push(parts(name)),
+            TableFactor::Table { name, alias: None, args: None, .. } => names.push(parts(name.clone())),
             TableFactor::NestedJoin { table_with_joins, .. } => collect(table_with_joins, names),
             _ => {}
         }
     }
-}
-
-/// The parts as they are looked up.
-fn parts(name: &ObjectName) -> Vec<String> {
-    let part = |part: &ObjectNamePart| match part.as_ident() {
-        Some(ident) if ident.quote_style.is_none() => ident.value.to_lowercase(),
-        Some(ident) => ident.value.clone(),
-        None => part.to_string(),
-    };
-    name.0.iter().map(part).collect()
 }

@@ -7,6 +7,8 @@ use std::ops::ControlFlow;
 use datafusion::sql::parser::Statement as DfStatement;
 use datafusion::sql::sqlparser::ast::{Expr, Ident, Query, SelectItem, SetExpr, VisitMut, VisitorMut};
 
+use super::statement::folded;
+
 /// Gives names of their own to columns that have none and would be called like another one.
 pub(super) fn tell_apart(statement: &mut DfStatement) {
     match statement {
@@ -54,7 +56,7 @@ fn name(body: &mut SetExpr) {
 
 /// The name of the column that a value becomes.
 fn column_name(expression: &Expr) -> String {
-    let folded = |name: &Ident| if name.quote_style.is_some() { name.value.clone() } else { name.value.to_lowercase() };
+    let folded = |name: &Ident| folded(&name.value, name.quote_style);
     match expression {
         Expr::Identifier(name) => folded(name),
         Expr::CompoundIdentifier(names) => names.iter().map(folded).collect::<Vec<_>>().join("."),

@@ -454,7 +454,7 @@ fn take_columns(tokens: &mut Vec<TokenWithSpan>, word: &str) -> Result<Vec<Strin
     }
     loop {
         let Some(Token::Word(column)) = token(at + 1) else { return Err(wanted()) };
-        columns.push(if column.quote_style.is_some() { column.value.clone() } else { column.value.to_lowercase() });
+        columns.push(folded(&column.value, column.quote_style));
         at += 2;
         match token(at) {
             Some(Token::Comma) => {}
@@ -500,13 +500,17 @@ pub(super) fn end(parser: &mut Parser<'_>) -> Result<(), ParserError> {
     }
 }
 
-/// Parts of a dotted name, unquoted ones in lower case.
+/// A name as it is looked up: in lower case, unless it is quoted.
+pub(super) fn folded(name: &str, quote: Option<char>) -> String {
+    if quote.is_some() { name.to_string() } else { name.to_lowercase() }
+}
+
+/// Parts of a dotted name, as they are looked up.
 pub(crate) fn names(name: ObjectName) -> Vec<String> {
     name.0
         .into_iter()
         .filter_map(|part| match part {
-            ObjectNamePart::Identifier(ident) if ident.quote_style.is_some() => Some(ident.value),
-            ObjectNamePart::Identifier(ident) => Some(ident.value.to_lowercase()),
+            ObjectNamePart::Identifier(ident) => Some(folded(&ident.value, ident.quote_style)),
             ObjectNamePart::Function(_) => None,
         })
         .collect()

@@ -11,7 +11,7 @@ use datafusion::sql::parser::Statement as DfStatement;
 use datafusion::sql::sqlparser::ast::{Ident, ObjectNamePart, TableAlias, TableFactor, VisitMut, VisitorMut};
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Word};
 
-use super::statement::word_of;
+use super::statement::{folded, word_of};
 use crate::storage::AsOf;
 use crate::{Error, Result};
 
@@ -43,7 +43,7 @@ pub(super) fn take_versions(tokens: &mut Vec<TokenWithSpan>) -> Result<()> {
     while let Some(found) = find(tokens, from)? {
         let Found { name, first, last, sight } = found;
         if let Token::Word(word) = &mut tokens[name].token {
-            let base = if word.quote_style.is_some() { word.value.clone() } else { word.value.to_lowercase() };
+            let base = folded(&word.value, word.quote_style);
             *word = Word { value: seen(&base, sight), quote_style: Some('"'), keyword: word.keyword };
         }
         tokens.drain(first..=last);
