@@ -44,6 +44,7 @@
 //! | `passing` | steps of a plan that pass rows on |
 //! | `pieces` | a join's input in small pieces |
 //! | `compact` | sorted rows that hold on to no more memory than they need |
+//! | `windows` | windows that would be others on the bees they are sent to |
 //! | `stop_points` | where a plan lets go of its thread |
 //! | `world`, `system_table` | the tables of the box `system` |
 //! | `verify` | whether what the ledger says of cells is so |
@@ -101,6 +102,7 @@ mod system_table;
 mod time_travel;
 mod verify;
 mod view;
+mod windows;
 mod world;
 pub mod z_order;
 

@@ -46,6 +46,7 @@ use super::shared_scan::SharedScans;
 use super::statement::{Altering, Statement, parse};
 use super::time_travel::{Sight, split};
 use super::view::rows_of_view;
+use super::windows::lose_something;
 use super::world::World;
 use crate::storage::{Alteration, AsOf, FrameRef, FrameState, Meadow, Placement, WriteMode};
 use crate::{Error, Result};
@@ -440,8 +441,11 @@ impl Planner {
         let found = survey(&plan)?;
         let plan = with_one_value(with_nulls(plan)?)?;
         // A recursive term runs again and again, and so does one input of such a join when the other does not fit; tasks
-        // run once. The engine's tables of facts are not sent, nor are numbers of rows.
-        let is_whole = found.recursive || found.facts || target.is_some_and(|target| target.rows_numbered);
+        // run once. The engine's tables of facts are not sent, nor are numbers of rows, nor all of what a window says.
+        let is_whole = found.recursive
+            || found.facts
+            || target.is_some_and(|target| target.rows_numbered)
+            || lose_something(&plan)?;
         let state = match is_whole || ask.lean && found.join_without_keys {
             true => begun(self.undivided(ask)?.build(), ask.now),
             false => state,

@@ -14,6 +14,7 @@ use super::join_order::JoinOrder;
 use super::open_quotes::OpenQuotes;
 use super::selectivity::FilterEstimates;
 use super::stop_points::StopPoints;
+use super::windows::SortedPartitions;
 
 /// A session that plans by all of them.
 pub(super) fn with_rules(builder: SessionStateBuilder) -> SessionStateBuilder {
@@ -37,6 +38,7 @@ fn physical_rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
     let mut rules: Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> = rules.collect();
     // The sides of joins are chosen by it.
     rules.insert(0, Arc::new(FilterEstimates));
+    rules.push(Arc::new(SortedPartitions));
     rules.push(Arc::new(StopPoints));
     rules.push(Arc::new(OpenQuotes));
     rules.push(Arc::new(CompactSorts));
