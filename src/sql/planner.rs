@@ -16,7 +16,7 @@ use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::execution::{SessionState, SessionStateBuilder};
 use datafusion::logical_expr::dml::{CopyTo, InsertOp};
 use datafusion::logical_expr::{
-    CreateMemoryTable, DdlStatement, DmlStatement, Explain, LogicalPlan, LogicalPlanBuilder, ScalarUDF,
+    CreateMemoryTable, DdlStatement, DmlStatement, LogicalPlan, LogicalPlanBuilder, ScalarUDF,
     Statement as PlanStatement, WriteOp,
 };
 use datafusion::physical_plan::displayable;
@@ -48,7 +48,7 @@ use super::time_travel::{Sight, split};
 use super::view::rows_of_view;
 use super::windows::lose_something;
 use super::world::World;
-use crate::storage::{Alteration, AsOf, FrameRef, FrameState, Meadow, Placement, WriteMode};
+use crate::storage::{Alteration, AsOf, FrameRef, FrameState, Meadow, Placement, Rewrite, WriteMode};
 use crate::{Error, Result};
 
 /// Values for `$1` or `$name` in a query.
@@ -231,7 +231,10 @@ impl Planner {
                 Some(change) => {
                     Ok(Planned::Change { frame: frame_name(&change.name, ask.session)?, change: Box::new(change) })
                 }
-                None => self.plan_query(*statement, ask).await,
+                None => match explained_change(&statement)? {
+                    Some((change, verbose)) => self.explain_change(change, verbose, ask).await.map(Planned::Answer),
+                    None => self.plan_query(*statement, ask).await,
+                },
             },
             Statement::Optimize { name, layout } => {
                 Ok(Planned::Optimize { frame: frame_name(&name, ask.session)?, layout })
@@ -328,7 +331,7 @@ impl Planner {
             }
             LogicalPlan::Dml(dml) => draft.insert(dml).await,
             LogicalPlan::Copy(copy) => draft.copy(&copy).await,
-            LogicalPlan::Explain(explain) => draft.explained(explain).await.map(Planned::Answer),
+            LogicalPlan::Explain(explain) => draft.explained(&explain.plan, explain.verbose).await.map(Planned::Answer),
             LogicalPlan::Ddl(_) | LogicalPlan::Statement(_) => Err(Error::unsupported(format!(
                 "{} is no statement of this version: use CREATE, ALTER and DROP FRAME, INSERT, COPY, DELETE, UPDATE, MERGE, SELECT, SHOW, DESCRIBE, USE, SET or EXPLAIN",
                 plan.display().to_string().split(':').next().unwrap_or_default()
@@ -341,6 +344,23 @@ impl Planner {
                 draft.physical(&plan, analyze).await.map(Planned::Rows)
             }
         }
+    }
+
+    /// How the rows of a MERGE come about.
+    async fn explain_change(&self, change: RowChange, verbose: bool, ask: &Ask<'_>) -> Result<RecordBatch> {
+        let (state, cells) = self.meadow.version(&frame_name(&change.name, ask.session)?, AsOf::Latest).await?;
+        let target = Target::new(state, cells);
+        let schema = &target.state.schema;
+        let change = match change.source_of_rows() {
+            Some(sql) => {
+                let (_, source) = self.logical(change.filled(&sql)?, ask, Some(&target)).await?;
+                change.spelled_out(schema, &Arc::clone(source.schema().inner()))?
+            }
+            None => change,
+        };
+        let query = change.filled(&change.replacement(schema, None)?)?;
+        let (draft, plan) = self.logical(query, ask, Some(&target)).await?;
+        draft.explained(&plan, verbose).await
     }
 
     async fn create_frame(&self, statement: DfStatement, placement: Placement, ask: &Ask<'_>) -> Result<Planned> {
@@ -534,17 +554,17 @@ impl Draft {
         Ok(Planned::Copy { query, output })
     }
 
-    async fn explained(&self, explain: Explain) -> Result<RecordBatch> {
-        let logical = self.state.optimize(&explain.plan)?;
-        let inner = match explain.plan.as_ref() {
-            LogicalPlan::Dml(dml) => Arc::clone(&dml.input),
-            LogicalPlan::Copy(copy) => Arc::clone(&copy.input),
-            _ => Arc::clone(&explain.plan),
+    async fn explained(&self, plan: &LogicalPlan, verbose: bool) -> Result<RecordBatch> {
+        let logical = self.state.optimize(plan)?;
+        let inner = match plan {
+            LogicalPlan::Dml(dml) => dml.input.as_ref(),
+            LogicalPlan::Copy(copy) => copy.input.as_ref(),
+            _ => plan,
         };
-        let query = self.physical(&inner, false).await?;
+        let query = self.physical(inner, false).await?;
         let shown = match query.plan.is::<DistributedExec>() {
             true => display_plan_ascii(query.plan.as_ref(), false),
-            false => displayable(query.plan.as_ref()).indent(explain.verbose).to_string(),
+            false => displayable(query.plan.as_ref()).indent(verbose).to_string(),
         };
         answer::plans(&[
             ("logical_plan", logical.display_indent().to_string()),
@@ -560,6 +580,20 @@ impl Draft {
             ("requests", query.forecast().to_string()),
             ("cells", query.notes.to_string()),
         ])
+    }
+}
+
+/// The MERGE that an EXPLAIN is of, and whether it is verbose: the engine's own plan of one is not how it is done here.
+fn explained_change(statement: &DfStatement) -> Result<Option<(RowChange, bool)>> {
+    let DfStatement::Explain(explain) = statement else { return Ok(None) };
+    let change = RowChange::of(&explain.statement)?;
+    match change {
+        Some(_) if explain.options.analyze => {
+            Err(Error::unsupported("EXPLAIN ANALYZE does not carry out changes: EXPLAIN shows how they are planned"))
+        }
+        change => Ok(change
+            .filter(|change| change.rewrite() == Rewrite::Merge)
+            .map(|change| (change, explain.options.verbose))),
     }
 }
 

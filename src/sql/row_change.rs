@@ -8,6 +8,8 @@
 //! The queries are written as texts in which the user's expressions stand as names, `"part 0"` and so on; after parsing,
 //! the expressions themselves are put there. They are never printed: what was quoted once could come out as something else.
 
+mod every_column;
+
 use std::ops::ControlFlow;
 
 use arrow::datatypes::{DataType, FieldRef, SchemaRef};
@@ -408,7 +410,8 @@ impl Clause {
             Action::Delete => "NULL".into(),
             Action::Update(values) => given(values).unwrap_or_else(|| format!("{t}.{name}")),
             Action::Insert(values) => given(values).unwrap_or_else(|| "NULL".into()),
-            Action::UpdateRow | Action::InsertRow => cast(&format!("{s}.{name}"), field.data_type()),
+            // They are spelled out before.
+            Action::UpdateRow | Action::InsertRow => format!("{s}.{name}"),
         }
     }
 }

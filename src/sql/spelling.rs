@@ -50,7 +50,8 @@ pub(super) fn right_expression(sql: &str) -> Result<String> {
 pub(super) fn write_out_stars(tokens: &mut Vec<TokenWithSpan>) {
     let words: Vec<usize> = (0..tokens.len()).filter(|at| !matches!(tokens[*at].token, Token::Whitespace(_))).collect();
     let is = |at: usize, text: &str| words.get(at).and_then(|at| word_of(&tokens[*at].token)).as_deref() == Some(text);
-    if !is(0, "MERGE") {
+    let explains = |at: &usize| ["EXPLAIN", "ANALYZE", "VERBOSE"].iter().any(|word| is(*at, word));
+    if !is((0..words.len()).take_while(explains).count(), "MERGE") {
         return;
     }
     let is_star = |at: &usize| words.get(*at).is_some_and(|at| tokens[*at].token == Token::Mul);
