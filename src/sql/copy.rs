@@ -1,6 +1,5 @@
 //! COPY: rows of a frame or a query into files, and rows of files into a frame.
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -14,11 +13,12 @@ use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
 use datafusion::sql::parser::CopyToStatement;
 use datafusion::sql::sqlparser::ast::Value;
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
-use datafusion::sql::sqlparser::tokenizer::Token;
+use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan};
 use url::Url;
 
+use super::file_options::of_format;
 use super::files::{absolute, kind_of};
-use super::statement::{Statement, end, names, skip, take_words, word};
+use super::statement::{Statement, end, names, skip, take_words, word, word_of};
 use crate::{Error, Result};
 
 /// Where the rows of a COPY go: what is half-written is elsewhere until all of them are there, and goes with this value.
@@ -67,7 +67,7 @@ impl Drop for Output {
     }
 }
 
-/// `COPY f FROM 'file' [OPTIONS ('key' 'value', …)]`; `None` where it is a COPY … TO.
+/// `COPY f FROM 'file' [[WITH] [OPTIONS] (key value, …)]`; `None` where it is a COPY … TO.
 pub(super) fn copy_from(parser: &mut Parser<'_>) -> Result<Option<Statement>, ParserError> {
     skip(parser, 1);
     if matches!(parser.peek_token_ref().token, Token::LParen) {
@@ -79,39 +79,63 @@ pub(super) fn copy_from(parser: &mut Parser<'_>) -> Result<Option<Statement>, Pa
     }
     let path = parser.parse_literal_string()?;
     take_words(parser, &["WITH"]);
-    let mut options = HashMap::new();
-    if take_words(parser, &["OPTIONS"]) {
+    let mut options = Vec::new();
+    if take_words(parser, &["OPTIONS"]) || matches!(parser.peek_token_ref().token, Token::LParen) {
         parser.expect_token(&Token::LParen)?;
-        loop {
-            let key = option_key(parser)?;
-            let value = match parser.parse_value()?.value {
-                Value::SingleQuotedString(text) | Value::Number(text, _) => text,
-                Value::Boolean(value) => value.to_string(),
-                other => return Err(ParserError::ParserError(format!("{other} is no value of an option"))),
-            };
-            options.insert(key, value);
-            if !parser.consume_token(&Token::Comma) {
-                break;
-            }
-        }
+        options = parser.parse_comma_separated(option)?;
         parser.expect_token(&Token::RParen)?;
     }
     end(parser)?;
     Ok(Some(Statement::CopyFrom { name, path, options }))
 }
 
-/// What an option is called: DataFusion wants to be told that it is one of a format.
-fn option_key(parser: &mut Parser<'_>) -> Result<String, ParserError> {
-    let key = match word(parser, 0) {
-        bare if !bare.is_empty() => {
-            skip(parser, 1);
-            bare
-        }
-        _ => parser.parse_literal_string()?,
+/// `key value`; one without a value is true.
+fn option(parser: &mut Parser<'_>) -> Result<(String, String), ParserError> {
+    let key = text_or_word(parser)?;
+    let value = match parser.peek_token_ref().token {
+        Token::Comma | Token::RParen => "true".to_string(),
+        Token::Number(..) => parser.parse_number_value()?.to_string(),
+        _ => text_or_word(parser)?,
     };
-    let key = key.to_ascii_lowercase();
-    let key = if key == "header" { "has_header".to_string() } else { key };
-    Ok(if key.contains('.') { key } else { format!("format.{key}") })
+    Ok((key, value))
+}
+
+fn text_or_word(parser: &mut Parser<'_>) -> Result<String, ParserError> {
+    let bare = word(parser, 0);
+    match bare.is_empty() {
+        true => parser.parse_literal_string(),
+        false => {
+            skip(parser, 1);
+            Ok(bare.to_ascii_lowercase())
+        }
+    }
+}
+
+/// Writes the options of a `COPY … TO 'file' [WITH] (key value, …)` as the parser takes them.
+pub(super) fn write_out_options(tokens: &mut Vec<TokenWithSpan>) {
+    let words: Vec<usize> = (0..tokens.len()).filter(|at| !matches!(tokens[*at].token, Token::Whitespace(_))).collect();
+    let token = |at: usize| words.get(at).map(|at| &tokens[*at].token);
+    let is = |at: usize, text: &str| token(at).and_then(word_of).as_deref() == Some(text);
+    let is_target = |at: &usize| is(*at, "TO") && matches!(token(at + 1), Some(Token::SingleQuotedString(_)));
+    let Some(to) = (0..words.len()).rev().find(is_target).filter(|_| is(0, "COPY")) else { return };
+    let with = usize::from(is(to + 2, "WITH"));
+    let open = to + 2 + with;
+    if token(open) != Some(&Token::LParen) {
+        return;
+    }
+    let ends = |at: usize| matches!(token(at), Some(Token::Comma | Token::RParen));
+    let begins = |at: usize| matches!(token(at), Some(Token::Comma | Token::LParen));
+    let bare = (open + 1..words.len()).filter(|at| begins(at - 1) && ends(at + 1)).map(|at| words[at]);
+    let mut added: Vec<(usize, Token)> = bare.map(|at| (at + 1, Token::SingleQuotedString("true".into()))).collect();
+    added.insert(0, (words[open], Token::make_keyword("OPTIONS")));
+    // From the end on: what stands before keeps its place.
+    for (at, token) in added.into_iter().rev() {
+        let span = tokens[words[to]].span;
+        tokens.insert(at, TokenWithSpan { token, span });
+    }
+    if with == 1 {
+        tokens.remove(words[to + 2]);
+    }
 }
 
 /// Makes out where a COPY … TO goes, and in which format.
@@ -146,6 +170,14 @@ pub(super) fn aim(copy: &mut CopyToStatement, meadow: Option<&Path>) -> Result<(
         }
         _ => {}
     }
+    let options = std::mem::take(&mut copy.options).into_iter().map(|(key, value)| (key, plain(value)));
+    let mut options = of_format(options)?;
+    if let (Some(format), None) = (options.remove("format.format"), &copy.stored_as) {
+        copy.stored_as = Some(format);
+    }
+    if let Some(null) = options.remove("format.null") {
+        options.insert("format.null_value".into(), null);
+    }
     if copy.stored_as.is_none() {
         let (kind, delimiter) = kind_of(&target).ok_or_else(|| {
             Error::invalid(format!(
@@ -155,12 +187,20 @@ pub(super) fn aim(copy: &mut CopyToStatement, meadow: Option<&Path>) -> Result<(
         })?;
         copy.stored_as = Some(kind.to_string());
         if let Some(delimiter) = delimiter {
-            copy.options.push(("format.delimiter".into(), Value::SingleQuotedString(delimiter.into())));
+            options.entry("format.delimiter".into()).or_insert_with(|| delimiter.into());
         }
     }
+    copy.options = options.into_iter().map(|(key, value)| (key, Value::SingleQuotedString(value))).collect();
     let path = path.to_str().ok_or_else(|| Error::invalid(format!("'{target}' is no text")))?;
     copy.target = format!("{}{}", path.trim_end_matches('/'), if is_folder { "/" } else { "" });
     Ok(())
+}
+
+fn plain(value: Value) -> String {
+    match value {
+        Value::SingleQuotedString(text) => text,
+        other => other.to_string(),
+    }
 }
 
 /// The path of a target, which may be a URL.

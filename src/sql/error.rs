@@ -93,7 +93,7 @@ fn classify(error: &DataFusionError) -> Option<Error> {
 type Said = fn(&str) -> String;
 
 /// What DataFusion says between two texts, the first of them at the beginning, and what is said here of that.
-const REWORDED: [(&str, &str, Said); 7] = [
+const REWORDED: [(&str, &str, Said); 9] = [
     ("Placeholder '", "' was not provided a value for execution", no_value),
     ("No value found for placeholder with id ", "", no_value),
     ("No value found for placeholder with name ", "", no_value),
@@ -104,6 +104,13 @@ const REWORDED: [(&str, &str, Said); 7] = [
     }),
     ("could not find config namespace for key \"", "\"", |key| {
         format!("there is no setting {key}: SHOW ALL lists those that there are")
+    }),
+    ("Config value \"", "\" not found on CsvOptions", |key| {
+        format!("a CSV file has no option {key}: there are delimiter, escape, header, null, quote and compression")
+    }),
+    ("Source table contains ", " names given as column alias", |counts| {
+        let counts = counts.replace(" columns but only ", " columns, and there are names for ");
+        format!("it has {counts} of them: leave columns out, or name them all")
     }),
     ("Unsupported SQL type (precision/scale not supported) ", "", |name| {
         format!("{name} is no type: use DECIMAL(p, s), or it without digits")

@@ -3,7 +3,7 @@
 //! DataFusion's dialect does not know it, and its catalogs know names only. So the words are taken out of the tokens and become
 //! a part of the file's name, as versions become one of a frame's.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Word};
 
@@ -87,8 +87,7 @@ fn options(tokens: &[TokenWithSpan], first: usize) -> Result<(FileOptions, usize
             Some(Token::Word(word)) => word.value.to_ascii_lowercase(),
             _ => return Err(wanted()),
         };
-        check(&key, &value)?;
-        found.insert(key, value);
+        add(&mut found, key, &value)?;
         match rest.next().map(|(at, token)| (at, &token.token)) {
             Some((_, Token::Comma)) => {}
             Some((at, Token::RParen)) => return Ok((found, at)),
@@ -97,17 +96,51 @@ fn options(tokens: &[TokenWithSpan], first: usize) -> Result<(FileOptions, usize
     }
 }
 
+/// The options of a COPY as the engine's readers and writers have them. That text which stands for null has its own name for
+/// each: it stays `format.null`.
+///
+/// # Errors
+/// [`crate::ErrorKind::InvalidInput`] for one that is given twice, or has a value that it cannot have.
+pub(super) fn of_format(options: impl IntoIterator<Item = (String, String)>) -> Result<HashMap<String, String>> {
+    let mut found = FileOptions::new();
+    for (key, value) in options {
+        let key = key.to_ascii_lowercase();
+        let key = match key.strip_prefix("format.").unwrap_or(&key) {
+            "has_header" => "header",
+            "delim" | "sep" => "delimiter",
+            "nullstr" | "null_value" => "null",
+            other => other,
+        };
+        add(&mut found, key.to_string(), &value)?;
+    }
+    let named = |key: String| format!("format.{}", if key == "header" { "has_header" } else { &key });
+    Ok(found.into_iter().map(|(key, value)| (named(key), value)).collect())
+}
+
+fn add(options: &mut FileOptions, key: String, value: &str) -> Result<()> {
+    let value = match key.as_str() {
+        "header" => value.to_ascii_lowercase(),
+        "delimiter" if matches!(value.to_ascii_lowercase().as_str(), "tab" | "\\t") => "\t".into(),
+        _ => value.to_string(),
+    };
+    check(&key, &value)?;
+    match options.insert(key.clone(), value) {
+        None => Ok(()),
+        Some(_) => Err(Error::invalid(format!("{key} is given twice: leave one of them out"))),
+    }
+}
+
 fn check(key: &str, value: &str) -> Result<()> {
     let fits = match key {
         "header" => matches!(value, "true" | "false"),
-        "null" => true,
-        _ => value.len() == 1,
+        "delimiter" | "quote" | "escape" => value.len() == 1,
+        _ => true,
     };
     match fits {
         true => Ok(()),
         false => Err(Error::invalid(format!(
             "{key} cannot be '{value}': use {}",
-            if key == "header" { "true or false" } else { "one character of ASCII" }
+            if key == "header" { "true or false" } else { "one character of ASCII, or 'tab'" }
         ))),
     }
 }
@@ -143,8 +176,22 @@ mod tests {
     }
 
     #[test]
+    fn options_of_copy_have_one_name_each() {
+        let of = |options: &[(&str, &str)]| of_format(options.iter().map(|(k, v)| (k.to_string(), v.to_string())));
+        let wanted = [("format.delimiter", "\t"), ("format.has_header", "false"), ("format.null", "NA")];
+        let wanted: HashMap<_, _> = wanted.map(|(k, v)| (k.to_string(), v.to_string())).into();
+        assert_eq!(of(&[("DELIM", "tab"), ("header", "FALSE"), ("nullstr", "NA")]).unwrap(), wanted);
+        assert_eq!(of(&[("format.delimiter", "\\t"), ("has_header", "false"), ("null", "NA")]).unwrap(), wanted);
+        for bad in [&[("sep", ";"), ("delimiter", ",")][..], &[("delimiter", "||")], &[("header", "1")]] {
+            assert!(of(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
     fn what_is_no_option_is_refused_and_others_are_left_alone() {
-        for bad in ["(delimiter)", "(delimiter ';;')", "(header 1)", "(nope 'x')", "(quote 'x'", "()"] {
+        for bad in
+            ["(delimiter)", "(delimiter ';;')", "(header 1)", "(nope 'x')", "(quote 'x'", "()", "(null 'x', NULL 'y')"]
+        {
             assert!(taken(&format!("SELECT * FROM 'x.csv' OPTIONS {bad}")).is_err(), "{bad}");
         }
         for sql in ["COPY f TO 'x.csv' OPTIONS (delimiter ';')", "SELECT options(1) FROM f", "SELECT 'x.csv' OPTIONS"] {

@@ -19,7 +19,7 @@ use datafusion::datasource::provider_as_source;
 use datafusion::functions::core::expr_fn::nullif;
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, cast, ident, lit};
 use futures::future::ready;
-use futures::{FutureExt, TryStreamExt};
+use futures::{FutureExt, StreamExt, TryStreamExt};
 use glob::MatchOptions;
 use object_store::ObjectMeta;
 use url::Url;
@@ -112,14 +112,18 @@ async fn read_with_null(
 /// As [`file_table`], and [`crate::ErrorKind::InvalidInput`] for options that there are not, and for several CSV files.
 pub(super) async fn rows_for(
     path: &str,
-    options: &HashMap<String, String>,
+    mut options: HashMap<String, String>,
     columns: &Schema,
     state: &dyn Session,
 ) -> Result<LogicalPlan> {
     let (mut format, ending) = format_of(path).ok_or_else(|| unknown(path))?;
     let (kind, delimiter) = kind_of(path).ok_or_else(|| unknown(path))?;
+    let null = options.remove("format.null");
+    if options.remove("format.format").is_some_and(|format| format != kind) || null.is_some() && kind != "csv" {
+        return Err(Error::invalid(format!("'{path}' is no CSV file: leave out the options that are for one")));
+    }
+    let bare = options.get("format.has_header").is_some_and(|value| value == "false");
     if !options.is_empty() {
-        let mut options = options.clone();
         let defaults = if kind == "json" {
             vec![("schema_infer_max_rec", "18446744073709551615")]
         } else if kind == "csv" {
@@ -137,15 +141,19 @@ pub(super) async fn rows_for(
         };
         format = factory.create(state, &options)?;
     }
-    let bare = options.get("format.has_header").is_some_and(|value| value == "false");
+    let mut found_columns = 0;
     let typed = |found: SchemaRef| -> SchemaRef {
         if kind == "parquet" {
             return found;
         }
+        found_columns = found.fields().len();
         let field = |(at, field): (usize, &Arc<Field>)| {
             let like = if bare { columns.fields().get(at) } else { columns.fields().find(field.name()).map(|f| f.1) };
             let Some(like) = like else { return Arc::clone(field) };
-            let read = readable(kind, field.data_type(), like.data_type());
+            let read = match null {
+                Some(_) => DataType::Utf8,
+                None => readable(kind, field.data_type(), like.data_type()),
+            };
             Arc::new(Field::new(like.name(), read, true))
         };
         Arc::new(Schema::new(found.fields().iter().enumerate().map(field).collect::<Vec<_>>()))
@@ -154,6 +162,13 @@ pub(super) async fn rows_for(
         require_one(path, ending, state).await?;
     }
     let table = listing(path, format, ending, state, typed).await?;
+    if bare && found_columns > columns.fields().len() {
+        return Err(Error::schema(format!(
+            "'{path}' has {found_columns} columns without names, and the frame has {}: leave columns out of the file, or give \
+             it a header",
+            columns.fields().len()
+        )));
+    }
     let scan = LogicalPlanBuilder::scan("file", provider_as_source(table), None)?;
     // Decimals come as texts, or with more digits: what there is no place for is rounded, as elsewhere in SQL.
     let fitted = |field: &Arc<Field>| match columns.field_with_name(field.name()).map(Field::data_type) {
@@ -161,6 +176,12 @@ pub(super) async fn rows_for(
             cast(ident(field.name()), decimal.clone()).alias(field.name())
         }
         _ => ident(field.name()),
+    };
+    let fitted = |field: &Arc<Field>| match (&null, columns.field_with_name(field.name())) {
+        (Some(null), Ok(like)) => {
+            cast(nullif(ident(field.name()), lit(null)), like.data_type().clone()).alias(field.name())
+        }
+        _ => fitted(field),
     };
     let fitted: Vec<Expr> = scan.schema().fields().iter().map(fitted).collect();
     Ok(scan.project(fitted)?.build()?)
@@ -280,7 +301,8 @@ async fn matching(path: &str, url: &ListingTableUrl, ending: &str, state: &dyn S
                 Some(parts.join("/"))
             };
             let matches = |file: &ObjectMeta| below(file).is_some_and(|path| glob.matches_with(&path, how));
-            let all = store.list(Some(url.prefix()));
+            // A link to a folder around it leads to nothing else.
+            let all = store.list(Some(url.prefix())).filter(|file| ready(!is_loop(file)));
             let mut found: Vec<ObjectMeta> = all.try_filter(|file| ready(matches(file))).try_collect().await?;
             found.retain(|file| file.location.as_ref().ends_with(ending));
             found.sort_by(|a, b| a.location.cmp(&b.location));
@@ -303,6 +325,10 @@ async fn matching(path: &str, url: &ListingTableUrl, ending: &str, state: &dyn S
         true => Err(Error::invalid(format!("'{path}' is empty"))),
         false => Ok(found),
     }
+}
+
+fn is_loop<T>(file: &Result<T, object_store::Error>) -> bool {
+    file.as_ref().is_err_and(|error| error.to_string().contains("File system loop found"))
 }
 
 fn format_of(path: &str) -> Option<(Arc<dyn FileFormat>, &'static str)> {

@@ -29,6 +29,7 @@ use super::answer;
 use super::catalog::{Found, Target, catalogs, frame_behind, frame_name, frame_of, frame_table};
 use super::copy::{Output, aim, sink};
 use super::distribution::{Split, SwarmBees, apply_options, distributed, session_config};
+use super::file_options::of_format;
 use super::files::rows_for;
 use super::frame_table::ScanNotes;
 use super::layout::Layout;
@@ -241,7 +242,7 @@ impl Planner {
             }
             Statement::Verify { name } => Ok(Planned::Verify { frame: frame_name(&name, ask.session)? }),
             Statement::CopyFrom { name, path, options } => {
-                self.copy_from(&frame_name(&name, ask.session)?, &path, &options, ask).await
+                self.copy_from(&frame_name(&name, ask.session)?, &path, of_format(options)?, ask).await
             }
             Statement::CreateFrame { statement, placement } => self.create_frame(*statement, placement, ask).await,
             Statement::CreateView(create) => self.create_view(create, ask).await.map(Planned::Answer),
@@ -305,7 +306,7 @@ impl Planner {
         &self,
         frame: &FrameRef,
         path: &str,
-        options: &HashMap<String, String>,
+        options: HashMap<String, String>,
         ask: &Ask<'_>,
     ) -> Result<Planned> {
         self.meadow.require_writable()?;

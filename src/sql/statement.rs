@@ -4,7 +4,6 @@
 //! the word FRAME becomes TABLE where a statement begins with CREATE, and `PARTITIONED BY (…)` and `CLUSTER BY (…)` are taken
 //! out, because DataFusion's grammar knows none of them; everything else is DataFusion's own parser.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use datafusion::sql::parser::{DFParserBuilder, ParserInput, Statement as DfStatement};
@@ -15,7 +14,7 @@ use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer};
 
 use super::alter::alter;
 use super::chains::check_chains;
-use super::copy::copy_from;
+use super::copy::{copy_from, write_out_options};
 use super::file_options::take_options;
 use super::layout::Layout;
 use super::same_frames::check_frames;
@@ -93,7 +92,7 @@ pub(crate) enum Statement {
     CopyFrom {
         name: Vec<String>,
         path: String,
-        options: HashMap<String, String>,
+        options: Vec<(String, String)>,
     },
     /// A Delta table in the frame's folder becomes a frame.
     Attach {
@@ -386,6 +385,7 @@ fn df_statement(mut tokens: Vec<TokenWithSpan>) -> Result<DfStatement> {
     take_versions(&mut tokens)?;
     take_options(&mut tokens)?;
     write_out_stars(&mut tokens);
+    write_out_options(&mut tokens);
     if tokens.iter().any(|token| is_long(&token.token)) {
         tokens = tokens.into_iter().flat_map(exact).collect();
     }
