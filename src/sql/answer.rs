@@ -162,8 +162,23 @@ pub(crate) fn described(schema: &Schema, partition_by: &[String]) -> Result<Reco
     Ok(RecordBatch::try_from_iter(columns)?)
 }
 
+/// Two texts, in one row.
+pub(crate) fn pair(one: (&str, &str), other: (&str, &str)) -> Result<RecordBatch> {
+    let columns = [one, other].map(|(name, value)| (name, text(value.to_string())));
+    Ok(RecordBatch::try_from_iter(columns)?)
+}
+
+/// What is set of a frame, one row each.
+pub(crate) fn properties(properties: &[(String, String)]) -> Result<RecordBatch> {
+    let (keys, values): (Vec<&str>, Vec<&str>) = properties.iter().map(|(k, v)| (k.as_str(), v.as_str())).unzip();
+    let columns: [(&str, ArrayRef); 2] =
+        [("key", Arc::new(StringArray::from(keys))), ("value", Arc::new(StringArray::from(values)))];
+    Ok(RecordBatch::try_from_iter(columns)?)
+}
+
 /// A frame's place, size and settings, in one row.
-pub(crate) fn detailed(info: &FrameInfo, housekeeping: bool) -> Result<RecordBatch> {
+pub(crate) fn detailed(info: &FrameInfo, housekeeping: bool, properties: &[(String, String)]) -> Result<RecordBatch> {
+    let properties: Vec<String> = properties.iter().map(|(key, value)| format!("{key}={value}")).collect();
     let columns: Vec<(&str, ArrayRef)> = vec![
         ("frame", text(info.name.to_string())),
         ("location", text(info.location.clone())),
@@ -174,6 +189,7 @@ pub(crate) fn detailed(info: &FrameInfo, housekeeping: bool) -> Result<RecordBat
         ("partition_by", text(info.partition_by.join(", "))),
         ("cluster_by", text(info.cluster_by.join(", "))),
         ("housekeeping", Arc::new(BooleanArray::from(vec![housekeeping]))),
+        ("properties", text(properties.join(", "))),
     ];
     Ok(RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(n, c)| (n, c, n == "rows")))?)
 }

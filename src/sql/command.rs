@@ -36,16 +36,18 @@ impl Planner {
                 self.drop(kind, &name, if_exists, cascade, session).await
             }
             Statement::Use { kind, name } => self.use_(kind, &name, session).await,
-            Statement::Show { kind, within } => self.show(kind, &within, session).await,
+            Statement::Show(shown) => self.show(shown, session).await,
+            Statement::ShowCreate { name } => self.show_create(&name, session).await,
+            Statement::ShowProperties { name } => self.show_properties(&name, session).await,
             Statement::DropView { name, if_exists } => {
                 let gone = self.meadow.drop_view(&frame_name(&name, session)?, if_exists).await?;
                 answer::done(dropped(&name, gone))
             }
-            Statement::ShowViews { within } => self.show_views(&within, session).await,
             Statement::Detail { name } => {
                 let frame = frame_name(&name, session)?;
                 let (info, kept) = (self.meadow.describe(&frame).await?, self.meadow.keeps_house(&frame).await?);
-                answer::detailed(&info, kept)
+                let properties = self.meadow.state(&frame, AsOf::Latest).await?.properties();
+                answer::detailed(&info, kept, &properties)
             }
             Statement::History { name, limit } => {
                 let frame = frame_name(&name, session)?;
@@ -127,27 +129,9 @@ impl Planner {
         }
         answer::done(format!("using {}.{}", session.hive(), session.box_name()))
     }
-
-    async fn show(&self, kind: Kind, within: &[String], session: &SqlSession) -> Result<RecordBatch> {
-        let registry = self.meadow.registry();
-        match kind {
-            Kind::Hive => answer::texts("hive", registry.hives().await?.into_iter().map(String::from)),
-            Kind::Box => {
-                let hive = if within.is_empty() { session.hive() } else { hive_name(within)? };
-                answer::texts("box", registry.boxes(&hive).await?.into_iter().map(String::from))
-            }
-            Kind::Frame if within.is_empty() => {
-                answer::texts("frame", registry.frames().await?.into_iter().map(|f| f.to_string()))
-            }
-            Kind::Frame => {
-                let (hive, box_) = box_names(within, session)?;
-                answer::texts("frame", registry.frames_of(&hive, &box_).await?.into_iter().map(|f| f.to_string()))
-            }
-        }
-    }
 }
 
-fn hive_name(name: &[String]) -> Result<HiveName> {
+pub(super) fn hive_name(name: &[String]) -> Result<HiveName> {
     match name {
         [hive] => HiveName::new(hive),
         _ => Err(Error::invalid(format!("'{}' is not a hive: write one name", name.join(".")))),

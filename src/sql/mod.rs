@@ -9,6 +9,7 @@
 //! | `rules` | the engine's rules for plans, and ours between them |
 //! | `physical_query` | a plan that can run, and what it will cost |
 //! | `command` | statements that need no plan |
+//! | `show` | SHOW |
 //! | `catalog` | the names that one statement mentions, as DataFusion catalogs |
 //! | `view` | a query under a name |
 //! | `time_travel` | versions of frames within queries |
@@ -95,6 +96,7 @@ mod script;
 mod selectivity;
 mod session;
 pub mod shared_scan;
+mod show;
 mod spelling;
 pub(crate) mod statement;
 mod stop_points;

@@ -19,6 +19,7 @@ use super::file_options::take_options;
 use super::layout::Layout;
 use super::same_frames::check_frames;
 use super::same_names::tell_apart;
+use super::show::{Shown, show};
 use super::spelling::{put_right, write_out_stars};
 use super::time_travel::{moment, name_versions, take_versions};
 use super::view::{CreateView, create_view, is_create_view};
@@ -48,8 +49,15 @@ pub(crate) enum Statement {
         name: Vec<String>,
         if_exists: bool,
     },
-    ShowViews {
-        within: Vec<String>,
+    /// Names that there are.
+    Show(Shown),
+    /// The statement that makes a frame or a view.
+    ShowCreate {
+        name: Vec<String>,
+    },
+    /// What is set of a frame.
+    ShowProperties {
+        name: Vec<String>,
     },
     Drop {
         kind: Kind,
@@ -60,10 +68,6 @@ pub(crate) enum Statement {
     Use {
         kind: Kind,
         name: Vec<String>,
-    },
-    Show {
-        kind: Kind,
-        within: Vec<String>,
     },
     Describe {
         name: Vec<String>,
@@ -162,13 +166,7 @@ pub(crate) fn parse(sql: &str) -> Result<Statement> {
         ("DROP", None) if second == "VIEW" => drop_view(&mut parser).map_err(syntax),
         ("DROP", Some(kind)) => drop_name(&mut parser, kind).map_err(syntax),
         ("USE", kind) => use_name(&mut parser, kind).map_err(syntax),
-        ("SHOW", _) if second == "VIEWS" => {
-            Ok(Statement::ShowViews { within: show_within(&mut parser).map_err(syntax)? })
-        }
-        ("SHOW", _) => match Kind::of_plural(&second) {
-            Some(kind) => Ok(Statement::Show { kind, within: show_within(&mut parser).map_err(syntax)? }),
-            None => other(tokens),
-        },
+        ("SHOW", _) => show(&mut parser).map_err(syntax)?.map_or_else(|| other(tokens), Ok),
         ("DESCRIBE" | "DESC", _) => describe(&mut parser).map_err(syntax),
         ("RESTORE", kind) => restore(&mut parser, kind),
         ("OPTIMIZE", kind) => optimize(&mut parser, kind).map_err(syntax),
@@ -219,7 +217,7 @@ impl Kind {
         }
     }
 
-    fn of_plural(word: &str) -> Option<Self> {
+    pub(super) fn of_plural(word: &str) -> Option<Self> {
         match word {
             "HIVES" | "DATABASES" | "CATALOGS" => Some(Self::Hive),
             "BOXES" | "SCHEMAS" => Some(Self::Box),
@@ -265,21 +263,11 @@ fn use_name(parser: &mut Parser<'_>, kind: Option<Kind>) -> Result<Statement, Pa
     Ok(Statement::Use { kind: kind.unwrap_or(Kind::Box), name })
 }
 
-fn show_within(parser: &mut Parser<'_>) -> Result<Vec<String>, ParserError> {
-    skip(parser, 2);
-    let within = match take_words(parser, &["IN"]) || take_words(parser, &["FROM"]) {
-        true => names(parser.parse_object_name(false)?),
-        false => Vec::new(),
-    };
-    end(parser)?;
-    Ok(within)
-}
-
 fn describe(parser: &mut Parser<'_>) -> Result<Statement, ParserError> {
     // A frame may be called history, detail or view.
     let before_name = matches!(parser.peek_nth_token_ref(2).token, Token::Word(_));
     let (history, detail) = (word(parser, 1) == "HISTORY" && before_name, word(parser, 1) == "DETAIL" && before_name);
-    let view = word(parser, 1) == "VIEW" && before_name;
+    let view = matches!(word(parser, 1).as_str(), "VIEW" | "EXTENDED" | "FORMATTED") && before_name;
     let is_noun = history || detail || view || Kind::of(&word(parser, 1)) == Some(Kind::Frame);
     skip(parser, if is_noun { 2 } else { 1 });
     let name = names(parser.parse_object_name(false)?);
@@ -544,7 +532,7 @@ mod tests {
             );
         }
         for sql in ["SHOW FRAMES", "SHOW TABLES;"] {
-            assert!(matches!(parse(sql), Ok(Statement::Show { kind: Kind::Frame, .. })), "{sql}");
+            assert!(matches!(parse(sql), Ok(Statement::Show(Shown { kind: Some(Kind::Frame), .. }))), "{sql}");
         }
     }
 

@@ -25,7 +25,7 @@ use datafusion::sql::sqlparser::tokenizer::Token;
 
 use super::alter::byte_at;
 use super::answer;
-use super::catalog::{Sources, box_names, frame_name};
+use super::catalog::{Sources, frame_name};
 use super::files::is_path;
 use super::frame_table::ScanNotes;
 use super::limits::{check_statement, survey};
@@ -246,18 +246,6 @@ impl Planner {
             }
             info => info.and_then(|info| answer::described(&info.schema, &info.partition_by)),
         }
-    }
-
-    pub(super) async fn show_views(&self, within: &[String], session: &SqlSession) -> Result<RecordBatch> {
-        let registry = self.meadow.registry();
-        let names = match within {
-            [] => registry.frames().await?,
-            within => {
-                let (hive, box_) = box_names(within, session)?;
-                registry.frames_of(&hive, &box_).await?
-            }
-        };
-        answer::views(&registry.views(names).await?)
     }
 }
 

@@ -77,6 +77,14 @@ impl FrameState {
         !self.physical.is_empty()
     }
 
+    /// What is set of it, as Delta's table properties, by their names.
+    pub fn properties(&self) -> Vec<(String, String)> {
+        let settings = self.snapshot.table_configuration().metadata().configuration();
+        let mut properties: Vec<_> = settings.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
+        properties.sort();
+        properties
+    }
+
     /// What its table properties say of how long removed cells and log entries are kept; `None` for log entries that
     /// are never to be cleaned up.
     ///

@@ -39,6 +39,8 @@ const RECORD: &str = "_apiary.json";
 const STALE: Duration = Duration::from_secs(30);
 /// How long another is waited for who removes or brings back cells: longer than a dead one is believed to live.
 const PATIENCE: Duration = Duration::from_secs(45);
+/// How often a view is tried to be put where others make and drop it.
+const VIEW_TRIES: u32 = 20;
 /// Between two looks whether it is done.
 const LOOK: Duration = Duration::from_millis(200);
 
@@ -283,25 +285,33 @@ impl Meadow {
         if_not_exists: bool,
     ) -> Result<bool> {
         self.require_writable()?;
-        if self.registry.create_view(name, view.clone()).await? {
-            return Ok(true);
-        }
-        match self.registry.record_of(name).await? {
-            Some(FrameRecord { view: Some(_), .. }) if or_replace => {
-                self.registry.replace_view(name, view).await.map(|()| true)
+        for _ in 0..VIEW_TRIES {
+            if self.registry.create_view(name, view.clone()).await? {
+                return Ok(true);
             }
-            Some(FrameRecord { view: Some(_), .. }) if if_not_exists => Ok(false),
-            Some(FrameRecord { view: Some(_), .. }) => Err(Error::already_exists(format!(
-                "view {name} exists: choose another name, or use CREATE OR REPLACE VIEW or IF NOT EXISTS"
-            ))),
-            Some(record) if record.dropping => {
-                self.remove(name, &record).await?;
-                self.registry.create_view(name, view).await
+            match self.registry.record_of(name).await? {
+                Some(FrameRecord { view: Some(_), .. }) if or_replace => {
+                    if self.registry.replace_view(name, view.clone()).await? {
+                        return Ok(true);
+                    }
+                }
+                Some(FrameRecord { view: Some(_), .. }) if if_not_exists => return Ok(false),
+                Some(FrameRecord { view: Some(_), .. }) => {
+                    return Err(Error::already_exists(format!(
+                        "view {name} exists: choose another name, or use CREATE OR REPLACE VIEW or IF NOT EXISTS"
+                    )));
+                }
+                Some(record) if record.dropping => self.remove(name, &record).await?,
+                Some(_) => {
+                    return Err(Error::already_exists(format!(
+                        "{name} is a frame: choose another name, or DROP FRAME {name} first"
+                    )));
+                }
+                // It was dropped meanwhile.
+                None => {}
             }
-            _ => Err(Error::already_exists(format!(
-                "{name} is a frame: choose another name, or DROP FRAME {name} first"
-            ))),
         }
+        Err(Error::conflict(format!("others make and drop {name} all the time: try again when they are done")))
     }
 
     /// Removes a view; `false` when there is none and `if_exists`.

@@ -18,6 +18,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::{StreamExt, stream};
 use object_store::path::Path;
+use object_store::{ObjectStoreExt, PutMode, UpdateVersion};
 use serde::{Deserialize, Serialize};
 
 use super::backend::StorageBackend;
@@ -150,9 +151,29 @@ impl Registry {
         self.backend.put_if_not_exists(&frame_path(name), encode(&FrameRecord::of(Some(view)))?).await
     }
 
-    /// Puts a view in the place of one.
-    pub(super) async fn replace_view(&self, name: &FrameRef, view: ViewRecord) -> Result<()> {
-        self.backend.put(&frame_path(name), encode(&FrameRecord::of(Some(view)))?).await
+    /// Puts a view in the place of one; `false` when that is not there any more, or is another by now.
+    pub(super) async fn replace_view(&self, name: &FrameRef, view: ViewRecord) -> Result<bool> {
+        let (path, store) = (frame_path(name), self.backend.store());
+        let there = match store.get(&path).await {
+            Ok(there) => there,
+            Err(object_store::Error::NotFound { .. }) => return Ok(false),
+            Err(error) => return Err(error.into()),
+        };
+        let version = UpdateVersion { e_tag: there.meta.e_tag.clone(), version: there.meta.version.clone() };
+        if decode(&there.bytes().await?, &name.to_string())?.view.is_none() {
+            return Ok(false);
+        }
+        let bytes = encode(&FrameRecord::of(Some(view)))?;
+        match store.put_opts(&path, bytes.clone().into(), PutMode::Update(version).into()).await {
+            Ok(_) => Ok(true),
+            // Where the first try's acknowledgement was lost, it is there.
+            Err(object_store::Error::Precondition { .. } | object_store::Error::NotFound { .. }) => {
+                Ok(self.backend.get(&path).await.is_ok_and(|there| there == bytes))
+            }
+            // Such a store has one writer.
+            Err(object_store::Error::NotImplemented { .. }) => self.backend.put(&path, bytes).await.map(|()| true),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// The views among these names, in order.
