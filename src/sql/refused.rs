@@ -6,8 +6,8 @@ use std::ops::ControlFlow;
 use datafusion::common::TableReference;
 use datafusion::sql::parser::Statement as DfStatement;
 use datafusion::sql::sqlparser::ast::{
-    Expr, JoinConstraint, JoinOperator, Query, Set, SetExpr, SetOperator, SetQuantifier, Statement, TableFactor,
-    TableWithJoins, WindowType,
+    CreateTable, CreateTableOptions, Expr, JoinConstraint, JoinOperator, Query, SetExpr, SetOperator, SetQuantifier,
+    Statement, TableConstraint, TableFactor, TableWithJoins, WindowType,
 };
 
 use crate::{Error, Result};
@@ -54,11 +54,56 @@ pub(super) fn in_statement(statement: &DfStatement) -> Result<()> {
             not("a prepared statement", "send it with parameters, like $1 or $name")
         }
         Statement::Comment { .. } => not("COMMENT", "keep words about columns in a frame"),
-        Statement::Set(Set::SetTimeZone { .. }) => {
-            not("SET TIME ZONE", "moments are kept, understood and shown in UTC: write their offset, or AT TIME ZONE")
+        Statement::CreateTable(table) if table.location.is_some() || has_location(table) => not(
+            "a place of its own for a frame",
+            "leave LOCATION out, or ATTACH FRAME a Delta table that lies in the meadow",
+        ),
+        Statement::CreateTable(table) if table.like.is_some() => {
+            not("CREATE FRAME … LIKE", "use CREATE FRAME a AS SELECT * FROM b WHERE false")
+        }
+        Statement::CreateTable(table) if table.comment.is_some() => {
+            not("COMMENT", "keep words about frames in a frame")
+        }
+        Statement::CreateTable(table) if table.constraints.iter().any(|c| matches!(c, TableConstraint::Check(_))) => {
+            not("CHECK in CREATE FRAME", "use ALTER FRAME … ADD CONSTRAINT name CHECK (…) behind it")
+        }
+        Statement::CreateTable(table) => match &table.table_options {
+            CreateTableOptions::None => Ok(()),
+            CreateTableOptions::TableProperties(_) => {
+                not("TBLPROPERTIES in CREATE FRAME", "use ALTER FRAME … SET TBLPROPERTIES (…) behind it")
+            }
+            _ => not("WITH or OPTIONS of CREATE FRAME", "leave them out: frames have PARTITIONED BY and CLUSTER BY"),
+        },
+        Statement::AlterView { .. } => not("ALTER VIEW", "use CREATE OR REPLACE VIEW"),
+        Statement::Reset(_) => not("RESET", "SET it to what it was, which SHOW ALL tells; 'none' takes a limit away"),
+        Statement::Insert(insert) if insert.returning.is_some() => not("RETURNING", "ask for the rows with SELECT"),
+        Statement::Insert(insert) if insert.on.is_some() || insert.or.is_some() || insert.replace_into => {
+            not("INSERT that replaces rows", "use MERGE INTO … WHEN MATCHED … WHEN NOT MATCHED …")
+        }
+        Statement::Insert(insert) if insert.partitioned.is_some() => {
+            not("INSERT … PARTITION", "give the partition's column a value like any other")
+        }
+        Statement::AlterSchema(_) => not("ALTER SCHEMA", "create a box, and its frames with CREATE FRAME … AS SELECT"),
+        Statement::CreateFunction(_) | Statement::CreateMacro { .. } => {
+            not("a function of one's own", "write the expression, in a view where it is used often")
+        }
+        Statement::CreateType { .. } => not("CREATE TYPE", "use TEXT, and ADD CONSTRAINT … CHECK (c IN (…))"),
+        Statement::Grant(_) | Statement::Revoke(_) => {
+            not("GRANT or REVOKE", "who may read or write the storage is for the storage to say")
+        }
+        Statement::Pragma { .. } | Statement::Call(_) => {
+            not("PRAGMA or CALL", "use SET, SHOW, DESCRIBE and the tables of information_schema and system")
+        }
+        Statement::Install { .. } | Statement::Load { .. } => not("an extension", "leave it out: nothing is loaded"),
+        Statement::Analyze(_) => {
+            not("ANALYZE", "leave it out: every write keeps statistics; EXPLAIN ANALYZE runs a query")
         }
         _ => Ok(()),
     }
+}
+
+fn has_location(table: &CreateTable) -> bool {
+    table.hive_formats.as_ref().is_some_and(|formats| formats.location.is_some())
 }
 
 /// Looks at the names that a statement reads.

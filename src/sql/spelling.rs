@@ -72,6 +72,17 @@ pub(super) fn write_out_stars(tokens: &mut Vec<TokenWithSpan>) {
     }
 }
 
+/// Writes `SET TIME ZONE x` as the parser's `SET timezone = x`, which is checked.
+pub(super) fn write_out_time_zone(tokens: &mut [TokenWithSpan]) {
+    let words: Vec<usize> = (0..tokens.len()).filter(|at| !matches!(tokens[*at].token, Token::Whitespace(_))).collect();
+    let is = |at: usize, text: &str| words.get(at).and_then(|at| word_of(&tokens[*at].token)).as_deref() == Some(text);
+    if is(0, "SET") && is(1, "TIME") && is(2, "ZONE") {
+        let (time, zone) = (words[1], words[2]);
+        tokens[time].token = Token::make_word("timezone", None);
+        tokens[zone].token = Token::Eq;
+    }
+}
+
 struct Spelling;
 
 impl VisitorMut for Spelling {

@@ -20,7 +20,7 @@ use super::layout::Layout;
 use super::same_frames::check_frames;
 use super::same_names::tell_apart;
 use super::show::{Shown, show};
-use super::spelling::{put_right, write_out_stars};
+use super::spelling::{put_right, write_out_stars, write_out_time_zone};
 use super::time_travel::{moment, name_versions, take_versions};
 use super::view::{CreateView, create_view, is_create_view};
 use crate::storage::{Alteration, AsOf, Placement};
@@ -358,11 +358,22 @@ fn only_name(parser: &mut Parser<'_>, words: usize) -> Result<Vec<String>, Parse
 fn create_frame(mut tokens: Vec<TokenWithSpan>) -> Result<Statement> {
     let partition_by = take_columns(&mut tokens, "PARTITIONED")?;
     let cluster_by = take_columns(&mut tokens, "CLUSTER")?;
+    take_using_delta(&mut tokens);
     if let Some(frame) = tokens.iter_mut().find(|t| word_of(&t.token).as_deref() == Some("FRAME")) {
         frame.token = Token::make_keyword("TABLE");
     }
     let statement = Box::new(df_statement(tokens)?);
     Ok(Statement::CreateFrame { statement, placement: Placement { partition_by, cluster_by } })
+}
+
+/// Takes out Spark's `USING DELTA`, which every frame is.
+fn take_using_delta(tokens: &mut Vec<TokenWithSpan>) {
+    let words: Vec<usize> = (0..tokens.len()).filter(|at| !matches!(tokens[*at].token, Token::Whitespace(_))).collect();
+    let is = |at: usize, text: &str| words.get(at).and_then(|at| word_of(&tokens[*at].token)).as_deref() == Some(text);
+    let before_query = (0..words.len()).take_while(|at| !is(*at, "AS"));
+    if let Some(at) = before_query.into_iter().find(|at| is(*at, "USING") && is(at + 1, "DELTA")) {
+        tokens.drain(words[at]..=words[at + 1]);
+    }
 }
 
 fn other(tokens: Vec<TokenWithSpan>) -> Result<Statement> {
@@ -373,6 +384,7 @@ fn df_statement(mut tokens: Vec<TokenWithSpan>) -> Result<DfStatement> {
     take_versions(&mut tokens)?;
     take_options(&mut tokens)?;
     write_out_stars(&mut tokens);
+    write_out_time_zone(&mut tokens);
     write_out_options(&mut tokens);
     if tokens.iter().any(|token| is_long(&token.token)) {
         tokens = tokens.into_iter().flat_map(exact).collect();

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use apiary::size::format_size;
-use apiary::{Colony, FrameInfo, HistoryEntry};
+use apiary::{Colony, ErrorKind, FrameInfo, FrameRef, HistoryEntry};
 use arrow::array::{ArrayRef, BooleanArray, RecordBatch, StringArray, UInt64Array};
 use arrow::error::ArrowError;
 use chrono::{DateTime, Utc};
@@ -18,13 +18,26 @@ const COMMITS: usize = 5;
 
 /// Describes the frame.
 pub(crate) async fn run(colony: &Colony, args: &DescribeArgs) -> Outcome {
-    let info = colony.describe(&args.frame).await?;
+    let info = match colony.describe(&args.frame).await {
+        // What can be said of a view is what its query gives.
+        Err(error) if error.kind() == ErrorKind::InvalidInput => return view(colony, &args.frame).await,
+        info => info?,
+    };
     let history = colony.history(&args.frame, Some(COMMITS)).await?;
     for (name, value) in facts(&info) {
         output::print_line(&format!("{name:<13} {value}"))?;
     }
     show("columns", columns(&info))?;
     show("last commits", commits(&history))
+}
+
+/// The columns of a view, and the statement that makes it.
+async fn view(colony: &Colony, name: &FrameRef) -> Outcome {
+    let session = colony.session();
+    let quoted = format!("\"{}\".\"{}\".\"{}\"", name.hive, name.box_, name.frame);
+    output::print(session.sql(&format!("SHOW CREATE VIEW {quoted}")), Format::Table).await?;
+    output::print_line("\ncolumns")?;
+    output::print(session.sql(&format!("DESCRIBE {quoted}")), Format::Table).await.map(drop)
 }
 
 fn show(title: &str, rows: Result<RecordBatch, ArrowError>) -> Outcome {
