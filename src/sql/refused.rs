@@ -30,6 +30,9 @@ pub(super) fn in_statement(statement: &DfStatement) -> Result<()> {
                 "read files by name, FROM 'x.parquet', or CREATE FRAME … AS SELECT … FROM them",
             );
         }
+        DfStatement::Reset(_) => {
+            return not("RESET", "SET it to what it was, which SHOW ALL tells; 'none' takes a limit away");
+        }
         _ => return Ok(()),
     };
     match statement {
@@ -75,7 +78,6 @@ pub(super) fn in_statement(statement: &DfStatement) -> Result<()> {
             _ => not("WITH or OPTIONS of CREATE FRAME", "leave them out: frames have PARTITIONED BY and CLUSTER BY"),
         },
         Statement::AlterView { .. } => not("ALTER VIEW", "use CREATE OR REPLACE VIEW"),
-        Statement::Reset(_) => not("RESET", "SET it to what it was, which SHOW ALL tells; 'none' takes a limit away"),
         Statement::Insert(insert) if insert.returning.is_some() => not("RETURNING", "ask for the rows with SELECT"),
         Statement::Insert(insert) if insert.on.is_some() || insert.or.is_some() || insert.replace_into => {
             not("INSERT that replaces rows", "use MERGE INTO … WHEN MATCHED … WHEN NOT MATCHED …")

@@ -370,6 +370,7 @@ fn decode(bytes: &Bytes, name: &str) -> Result<FrameRecord> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::storage::MemoryBackend;
 
     proptest::proptest! {
         #[test]
@@ -390,6 +391,27 @@ mod tests {
             let record = FrameRecord::of(Some(ViewRecord { hive, box_, columns, query }));
             proptest::prop_assert_eq!(decode(&encode(&record).unwrap(), "a.b.c").unwrap(), record);
         }
+    }
+
+    #[tokio::test]
+    async fn a_view_is_put_in_the_place_of_one_alone() {
+        let registry = Registry::new(Arc::new(MemoryBackend::default()));
+        let (hive, box_) = (HiveName::new("h").unwrap(), BoxName::new("b").unwrap());
+        registry.create_hive(&hive, false).await.unwrap();
+        registry.create_box(&hive, &box_, false).await.unwrap();
+        let view = |query: String| ViewRecord { hive: hive.clone(), box_: box_.clone(), columns: Vec::new(), query };
+        let (one, frame): (FrameRef, FrameRef) = ("h.b.v".parse().unwrap(), "h.b.f".parse().unwrap());
+        assert!(!registry.replace_view(&one, view("SELECT 1".into())).await.unwrap());
+        assert!(registry.record_of(&one).await.unwrap().is_none());
+        let record = FrameRecord::of(None);
+        registry.create_frame(&frame, &record, false).await.unwrap();
+        assert!(!registry.replace_view(&frame, view("SELECT 1".into())).await.unwrap());
+        assert_eq!(registry.record_of(&frame).await.unwrap(), Some(record));
+        assert!(registry.create_view(&one, view("SELECT 1".into())).await.unwrap());
+        let at_once = (2..9).map(|n| registry.replace_view(&one, view(format!("SELECT {n}"))));
+        let done: Vec<bool> = futures::future::try_join_all(at_once).await.unwrap();
+        let query = registry.record_of(&one).await.unwrap().unwrap().view.unwrap().query;
+        assert!(done.iter().zip(2..9).any(|(done, n)| *done && query == format!("SELECT {n}")), "{query}: {done:?}");
     }
 
     #[test]
