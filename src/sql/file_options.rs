@@ -104,7 +104,8 @@ fn options(tokens: &[TokenWithSpan], first: usize) -> Result<(FileOptions, usize
 pub(super) fn of_format(options: impl IntoIterator<Item = (String, String)>) -> Result<HashMap<String, String>> {
     let mut found = FileOptions::new();
     for (key, value) in options {
-        let key = key.to_ascii_lowercase();
+        // What is said of one column has its name behind it.
+        let key = if key.contains("::") { key } else { key.to_ascii_lowercase() };
         let key = match key.strip_prefix("format.").unwrap_or(&key) {
             "has_header" => "header",
             "delim" | "sep" => "delimiter",
@@ -113,7 +114,11 @@ pub(super) fn of_format(options: impl IntoIterator<Item = (String, String)>) -> 
         };
         add(&mut found, key.to_string(), &value)?;
     }
-    let named = |key: String| format!("format.{}", if key == "header" { "has_header" } else { &key });
+    let named = |key: String| match key.as_str() {
+        "header" => "format.has_header".to_string(),
+        other if other.contains('.') => key,
+        other => format!("format.{other}"),
+    };
     Ok(found.into_iter().map(|(key, value)| (named(key), value)).collect())
 }
 
@@ -182,6 +187,10 @@ mod tests {
         let wanted: HashMap<_, _> = wanted.map(|(k, v)| (k.to_string(), v.to_string())).into();
         assert_eq!(of(&[("DELIM", "tab"), ("header", "FALSE"), ("nullstr", "NA")]).unwrap(), wanted);
         assert_eq!(of(&[("format.delimiter", "\\t"), ("has_header", "false"), ("null", "NA")]).unwrap(), wanted);
+        let other =
+            of(&[("format.compression::Mixed", "snappy"), ("execution.keep_partition_by_columns", "true")]).unwrap();
+        assert!(other.contains_key("format.compression::Mixed"), "{other:?}");
+        assert!(other.contains_key("execution.keep_partition_by_columns"), "{other:?}");
         for bad in [&[("sep", ";"), ("delimiter", ",")][..], &[("delimiter", "||")], &[("header", "1")]] {
             assert!(of(bad).is_err(), "{bad:?}");
         }
