@@ -19,7 +19,7 @@ use datafusion::datasource::provider_as_source;
 use datafusion::functions::core::expr_fn::nullif;
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, cast, ident, lit};
 use futures::future::ready;
-use futures::{FutureExt, StreamExt, TryStreamExt};
+use futures::{FutureExt, TryStreamExt};
 use glob::MatchOptions;
 use object_store::ObjectMeta;
 use url::Url;
@@ -301,9 +301,9 @@ async fn matching(path: &str, url: &ListingTableUrl, ending: &str, state: &dyn S
                 Some(parts.join("/"))
             };
             let matches = |file: &ObjectMeta| below(file).is_some_and(|path| glob.matches_with(&path, how));
-            // A link to a folder around it leads to nothing else.
-            let all = store.list(Some(url.prefix())).filter(|file| ready(!is_loop(file)));
-            let mut found: Vec<ObjectMeta> = all.try_filter(|file| ready(matches(file))).try_collect().await?;
+            let all = store.list(Some(url.prefix()));
+            let found = all.try_filter(|file| ready(matches(file))).try_collect().await;
+            let mut found: Vec<ObjectMeta> = found.map_err(|error| unless_loop(path, error))?;
             found.retain(|file| file.location.as_ref().ends_with(ending));
             found.sort_by(|a, b| a.location.cmp(&b.location));
             found
@@ -327,8 +327,14 @@ async fn matching(path: &str, url: &ListingTableUrl, ending: &str, state: &dyn S
     }
 }
 
-fn is_loop<T>(file: &Result<T, object_store::Error>) -> bool {
-    file.as_ref().is_err_and(|error| error.to_string().contains("File system loop found"))
+/// The listing of a folder ends where a link leads back to one around it: what comes behind would be missing.
+fn unless_loop(path: &str, error: object_store::Error) -> Error {
+    match error.to_string().split_once("File system loop found: ") {
+        Some((_, which)) => Error::invalid(format!(
+            "'{path}' has no end ({which}): remove the link, or name the folders without it, like 'a/*/*.csv' for 'a/**/*.csv'"
+        )),
+        None => error.into(),
+    }
 }
 
 fn format_of(path: &str) -> Option<(Arc<dyn FileFormat>, &'static str)> {
@@ -379,6 +385,17 @@ pub(super) fn absolute(path: &str) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[cfg(unix)]
+    #[tokio::test]
+    async fn a_folder_that_leads_to_itself_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("x.csv"), "a\n1\n").unwrap();
+        std::os::unix::fs::symlink(folder.path(), folder.path().join("back")).unwrap();
+        let state = datafusion::prelude::SessionContext::new().state();
+        let error = file_table(&format!("{}/**/*.csv", folder.path().display()), &state).await.unwrap_err();
+        assert!(error.message().contains("has no end"), "{error}");
+    }
 
     #[test]
     fn paths_are_told_from_frames() {

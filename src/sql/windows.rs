@@ -87,7 +87,9 @@ fn sorted(node: Arc<dyn ExecutionPlan>) -> Result<Transformed<Arc<dyn ExecutionP
 }
 
 /// What a window parts its rows by, and its input.
-fn window(node: &Arc<dyn ExecutionPlan>) -> Option<(&[Arc<dyn PhysicalExpr>], &Arc<dyn ExecutionPlan>)> {
+type Parted<'a> = (&'a [Arc<dyn PhysicalExpr>], &'a Arc<dyn ExecutionPlan>);
+
+fn window(node: &Arc<dyn ExecutionPlan>) -> Option<Parted<'_>> {
     let (windows, input) = match node.downcast_ref::<WindowAggExec>() {
         Some(window) => (window.window_expr(), window.input()),
         None => node.downcast_ref::<BoundedWindowAggExec>().map(|window| (window.window_expr(), window.input()))?,

@@ -291,7 +291,8 @@ impl Meadow {
             }
             match self.registry.record_of(name).await? {
                 Some(FrameRecord { view: Some(_), .. }) if or_replace => {
-                    if self.registry.replace_view(name, view.clone()).await? {
+                    let replaced = self.registry.replace_view(name, view.clone()).await?;
+                    if replaced {
                         return Ok(true);
                     }
                 }
