@@ -18,10 +18,10 @@ use datafusion::execution::SendableRecordBatchStream;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use futures::stream;
 use pyo3::prelude::*;
-use pyo3_arrow::input::AnyRecordBatch;
 use tokio::sync::mpsc::{self, Receiver, Sender};
 use tokio_util::sync::CancellationToken;
 
+use super::imported;
 use super::wait::call_out;
 use crate::sync::lock;
 use crate::{Error, Result};
@@ -66,7 +66,7 @@ impl Drop for Reading {
 
 /// Takes the Arrow stream of `data`.
 pub(super) fn reader_of(data: &Bound<'_, PyAny>) -> PyResult<Reader> {
-    call_out(|| data.extract::<AnyRecordBatch>())?.into_reader()
+    call_out(|| imported::reader(data))
 }
 
 /// The batches of `reader`, until its end, its first error, or `stop`; the latter two are errors of the stream.

@@ -4,7 +4,7 @@
 //! Rust can do, and it keeps these promises:
 //!
 //! - every wait releases the GIL ([`wait`]), and a wait on the main thread ends at Ctrl-C with the work cancelled;
-//! - data crosses as Arrow C streams, without a copy ([`input`] in, [`export`] out);
+//! - data crosses as Arrow C streams, without a copy ([`input`] and [`imported`] in, [`export`] out);
 //! - an error becomes the exception of its kind ([`errors`]);
 //! - a process that was forked from the one that started a colony is told to start its own ([`link`]).
 //!
@@ -15,7 +15,7 @@
 //!                                            └────▶ Live (Arrow C stream)
 //! ```
 
-// PyO3's macros expand to unsafe code; none is written by hand in this folder.
+// PyO3's macros expand to unsafe code; none is written by hand in this folder, but for that of Arrow's C interface.
 #![allow(unsafe_code)]
 
 mod appender;
@@ -23,6 +23,7 @@ mod colony;
 mod errors;
 mod export;
 mod feed;
+mod imported;
 mod input;
 mod link;
 mod params;

@@ -17,6 +17,7 @@ use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::physical_plan::parquet::{CachedParquetFileReaderFactory, ParquetRowSelection};
 use datafusion::datasource::physical_plan::{FileScanConfigBuilder, ParquetFileReaderFactory, ParquetSource};
+use datafusion::datasource::table_schema::TableSchema;
 use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::physical_plan::ExecutionPlan;
@@ -33,11 +34,12 @@ use parquet::file::metadata::{ColumnChunkMetaData, FileMetaData, ParquetMetaData
 use parquet::file::page_index::column_index::ColumnIndexMetaData;
 use parquet::schema::types::Type as ParquetType;
 
-use super::deleted::noted_files;
+use super::deleted::{file_columns, noted_files};
 use super::distribution::file_scan;
 use super::open_quotes::watched;
 use super::shared_scan::SharedScanExec;
 use crate::Error;
+use crate::storage::file_columns::FileColumns;
 use crate::storage::ledger::ROOT_URL;
 
 /// Makes readers of cells; see the module.
@@ -45,15 +47,17 @@ use crate::storage::ledger::ROOT_URL;
 pub(crate) struct CellReaderFactory {
     readers: CachedParquetFileReaderFactory,
     columns: SchemaRef,
+    file_columns: Option<Arc<FileColumns>>,
 }
 
 impl CellReaderFactory {
-    /// Reads the meadow of `runtime`, cells that must have these `columns`.
-    pub(crate) fn new(runtime: &RuntimeEnv, columns: &SchemaRef) -> Result<Arc<Self>, DataFusionError> {
+    /// Reads the meadow of `runtime`, cells that must have the columns of `table`.
+    pub(crate) fn new(runtime: &RuntimeEnv, table: &TableSchema) -> Result<Arc<Self>, DataFusionError> {
         let store = runtime.object_store(&ObjectStoreUrl::parse(ROOT_URL)?)?;
         let footers = runtime.cache_manager.get_file_metadata_cache();
         let readers = CachedParquetFileReaderFactory::new(store, footers);
-        Ok(Arc::new(Self { readers, columns: Arc::clone(columns) }))
+        let file_columns = file_columns(table)?.map(Arc::new);
+        Ok(Arc::new(Self { readers, columns: Arc::clone(table.file_schema()), file_columns }))
     }
 }
 
@@ -86,7 +90,7 @@ fn reading(
     }
     let Some(scan) = file_scan(plan).filter(|scan| scan.object_store_url.as_str() == ROOT_URL) else { return Ok(None) };
     let Some(source) = scan.file_source.downcast_ref::<ParquetSource>() else { return Ok(None) };
-    let factory = CellReaderFactory::new(runtime, scan.file_schema())?;
+    let factory = CellReaderFactory::new(runtime, scan.file_source.table_schema())?;
     let source = source.clone().with_parquet_file_reader_factory(factory);
     let mut reading = FileScanConfigBuilder::from(scan.clone()).with_source(Arc::new(source));
     if let Some(files) = noted_files(scan)? {
@@ -110,9 +114,9 @@ impl ParquetFileReaderFactory for CellReaderFactory {
         // Where rows are deleted, those that are left were counted.
         let is_marked = file.extensions.get::<ParquetRowSelection>().is_some();
         let (path, expected) = (file.object_meta.location.clone(), rows.filter(|_| !is_marked));
-        let columns = Arc::clone(&self.columns);
+        let (columns, file_columns) = (Arc::clone(&self.columns), self.file_columns.clone());
         let reader = self.readers.create_reader(partition, file, metadata_size_hint, metrics)?;
-        Ok(Box::new(CellReader { reader, path, expected, columns }))
+        Ok(Box::new(CellReader { reader, path, expected, columns, file_columns }))
     }
 }
 
@@ -153,6 +157,8 @@ struct CellReader {
     expected: Option<usize>,
     /// Those of the frame that are in cells.
     columns: SchemaRef,
+    /// How they are found in it.
+    file_columns: Option<Arc<FileColumns>>,
 }
 
 /// How DataFusion names, in a text, what the store said.
@@ -166,6 +172,13 @@ const REMEDY: &str =
 impl CellReader {
     /// A footer that agrees with the ledger, whose numbers queries rely on.
     fn checked(&self, footer: Arc<ParquetMetaData>) -> ParquetResult<Arc<ParquetMetaData>> {
+        let footer = match &self.file_columns {
+            Some(columns) => {
+                let renamed = columns.renamed(&footer).map_err(|error| error.context(format!("cell {}", self.path)));
+                Arc::new(renamed.map_err(|error| ParquetError::External(Box::new(error)))?)
+            }
+            None => footer,
+        };
         match self.unlike(footer.file_metadata()) {
             Some(what) => Err(ParquetError::External(Box::new(Error::corrupt(format!(
                 "cell {} {what}: it is not the file that was written; {REMEDY}",

@@ -216,6 +216,12 @@ impl Feed<'_> {
             let there = theirs.fields().iter().find(|other| state.name_in_cells(other.name()) == name);
             let value = match there {
                 Some(there) if there.data_type() == field.data_type() => ident(there.name()),
+                Some(there) if there.data_type().is_nested() && state.file_columns() != self.newest.file_columns() => {
+                    return Err(Error::unsupported(format!(
+                        "what is within column '{}' was renamed or changed meanwhile: ask for the changes since then",
+                        field.name()
+                    )));
+                }
                 Some(there) => cast(ident(there.name()), field.data_type().clone()),
                 None => lit(ScalarValue::try_from(field.data_type())?),
             };

@@ -101,8 +101,9 @@ pub fn node_of(url: &Url) -> Option<NodeId> {
     (url.scheme() == "swarm").then(|| url.host_str()?.parse().ok()).flatten()
 }
 
-/// Counts the changes of [`StepCodec`], and of what a plan means: deleted rows travel as values of a column.
-const PLAN_FORMAT: u32 = 4;
+/// Counts the changes of [`StepCodec`], and of what a plan means: deleted rows travel as values of a column, names in files
+/// beside it.
+const PLAN_FORMAT: u32 = 5;
 
 /// A fingerprint of what nodes must agree on to share a query: the plan's encoding, and where hashes send rows.
 ///

@@ -26,6 +26,7 @@ use url::Url;
 
 use super::csv_sample::csv_schema;
 use super::file_options::{FileOptions, split};
+use super::json_schema::json_schema;
 use crate::{Error, Result};
 
 /// Whether a table name is meant as a path: it has a slash or ends like a data file.
@@ -243,9 +244,10 @@ async fn listing(
     let store = state.runtime_env().object_store(&url)?;
     let options = ListingOptions::new(Arc::clone(&format)).with_file_extension(ending);
     let inferred = async {
-        let sampled = match format.downcast_ref::<CsvFormat>() {
-            Some(csv) => csv_schema(&files, csv, store.as_ref()).await?,
-            None => None,
+        let sampled = match (format.downcast_ref::<CsvFormat>(), format.downcast_ref::<JsonFormat>()) {
+            (Some(csv), _) => csv_schema(&files, csv, store.as_ref()).await?,
+            (_, Some(json)) => json_schema(&files, json, store.as_ref()).await?,
+            _ => None,
         };
         match sampled {
             Some(schema) => Ok(Arc::new(schema)),

@@ -31,7 +31,7 @@ use object_store::ObjectMeta;
 use parquet::arrow::RowNumber;
 
 use super::cell_reader::CellReaderFactory;
-use super::deleted::{DELETED, mark, noted};
+use super::deleted::{mark, marks, noted};
 use super::pruning::matching_cells;
 use crate::Error;
 use crate::storage::Cells;
@@ -216,17 +216,22 @@ impl FrameTable {
     }
 
     /// A scan's columns, as the cells call them; behind those of `order` come the marks of deleted rows, if there are any.
-    fn table_schema(&self, order: &[usize]) -> TableSchema {
+    fn table_schema(&self, order: &[usize]) -> Result<TableSchema, DataFusionError> {
         let (data, parts) = order.split_at(order.len() - self.parts.len());
         let field = |index: &usize| {
             let field = self.schema.field(*index);
             Arc::new(field.clone().with_name(self.state.name_in_cells(field.name())))
         };
-        let marks = self.cells.has_deleted_rows().then(|| Arc::new(Field::new(DELETED, DataType::Binary, true)));
-        TableSchema::builder(Arc::new(Schema::new(data.iter().map(field).collect::<Vec<_>>())))
+        let marks = self.has_marks().then(|| marks(self.state.file_columns()).map(Arc::new)).transpose()?;
+        Ok(TableSchema::builder(Arc::new(Schema::new(data.iter().map(field).collect::<Vec<_>>())))
             .with_table_partition_cols(parts.iter().map(field).chain(marks).collect::<Vec<_>>())
             .with_virtual_columns(self.row_number().iter().map(field).collect::<Vec<_>>())
-            .build()
+            .build())
+    }
+
+    /// Whether its files have one more column of marks.
+    fn has_marks(&self) -> bool {
+        self.cells.has_deleted_rows() || self.state.file_columns().is_some()
     }
 
     fn file(&self, index: usize, order: &[usize]) -> Result<PartitionedFile, DataFusionError> {
@@ -241,7 +246,7 @@ impl FrameTable {
         let values = self.parts.iter().map(|column| self.partition_value(column, index));
         let mut values = values.collect::<Result<Vec<_>, _>>()?;
         let mut file = PartitionedFile::new_from_meta(meta);
-        if self.cells.has_deleted_rows() {
+        if self.has_marks() {
             let mark = mark(self.cells.deleted(index), self.cells.rows_written(index).unwrap_or(0));
             file = noted(file, &mark)?;
             values.push(mark);
@@ -288,7 +293,9 @@ impl FrameTable {
         let name = self.state.name_in_cells(field.name());
         let is_whole = self.cells.deleted(index).is_none() && self.cells.is_tight(index);
         let bound = |which: &str| {
-            let value = self.cells.statistic(which, name).filter(|array| array.is_valid(index));
+            // Columns within others have other names there.
+            let known = !(field.data_type().is_nested() && self.state.file_columns().is_some());
+            let value = self.cells.statistic(which, name).filter(|array| known && array.is_valid(index));
             let value = value
                 .and_then(|array| ScalarValue::try_from_array(&array, index).ok()?.cast_to(field.data_type()).ok());
             match value {
@@ -416,12 +423,12 @@ impl TableProvider for FrameTable {
             return Ok(Arc::new(EmptyExec::new(Arc::new(self.schema.project(&wanted)?))));
         }
         let files = chosen.iter().map(|index| self.file(*index, &order)).collect::<Result<Vec<_>, _>>()?;
-        let table_schema = self.table_schema(&order);
+        let table_schema = self.table_schema(&order)?;
         let statistics = files.iter().filter_map(|f| f.statistics.as_deref());
         let mut statistics = Statistics::try_merge_iter(statistics, table_schema.table_schema())?;
         statistics.total_byte_size = self.bytes_of(&wanted, &statistics.num_rows);
         let url = ObjectStoreUrl::parse(ROOT_URL)?;
-        let reader = CellReaderFactory::new(state.runtime_env(), table_schema.file_schema())?;
+        let reader = CellReaderFactory::new(state.runtime_env(), &table_schema)?;
         let source = ParquetSource::new(table_schema.clone())
             .with_table_parquet_options(state.table_options().parquet.clone())
             .with_parquet_file_reader_factory(reader);

@@ -23,7 +23,7 @@
 //! | `cell_reader` | how a scan opens a cell |
 //! | `deleted` | cells some of whose rows do not count |
 //! | `pruning` | which cells a filter can leave out |
-//! | `files`, `file_options`, `csv_sample`, `copy` | a file or a glob of files as a table, and how it is read; COPY |
+//! | `files`, `file_options`, `csv_sample`, `json_schema`, `copy` | a file or a glob of files as a table, and how it is read; COPY |
 //! | `distribution` | how a plan is split over bees |
 //! | `open_quotes` | CSV files in which a quote is never closed |
 //! | `shared_scan` | a scan that the bees of one colony share out while it runs |
@@ -73,6 +73,7 @@ mod filter_names;
 mod frame_table;
 mod group_reduction;
 mod join_order;
+mod json_schema;
 mod layout;
 mod limits;
 pub mod long_list;

@@ -8,7 +8,8 @@
 //! - An interval of days and less that is compared with a difference of moments becomes such a difference; one of months is
 //!   refused.
 //! - A date with an interval that has hours is refused: the hours would be lost.
-//! - 0.0 in a list stands for -0.0, too, which is equal to it; a long list is an array.
+//! - 0.0 in a list stands for -0.0, too, which is equal to it; so does it among values that are counted once. A long list is an
+//!   array.
 
 use std::sync::Arc;
 
@@ -96,6 +97,16 @@ impl FunctionRewrite for AsSql {
                 let long = of.map(|of| long_list::rewritten(&list, &of)).transpose()?.flatten();
                 let changed = changed || long.is_some();
                 Ok(Transformed::new_transformed(long.unwrap_or(Expr::InList(list)), changed))
+            }
+            Expr::AggregateFunction(mut call) if call.params.distinct => {
+                let mut changed = false;
+                for argument in &mut call.params.args {
+                    if let Some(of) = type_of(argument).filter(DataType::is_floating) {
+                        *argument = argument.clone() + lit(ScalarValue::new_zero(&of)?);
+                        changed = true;
+                    }
+                }
+                Ok(Transformed::new_transformed(Expr::AggregateFunction(call), changed))
             }
             other => Ok(Transformed::no(other)),
         }

@@ -16,7 +16,8 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::clustering::{CLUSTER_BY, CLUSTERING, cluster_columns, value};
-use super::frame_state::{FrameState, physical_name};
+use super::file_columns::physical_name;
+use super::frame_state::FrameState;
 use super::ledger::Ledger;
 use super::log_entry::{LogEntry, check_table};
 use super::names::FrameRef;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, UInt32Array};
 use arrow::compute::take_record_batch;
-use arrow::datatypes::{FieldRef, Schema, SchemaRef};
+use arrow::datatypes::{Schema, SchemaRef};
 use arrow::row::{OwnedRow, RowConverter, SortField};
 use delta_kernel::FileMeta;
 use delta_kernel::engine::arrow_conversion::TryIntoArrow;
@@ -21,13 +21,13 @@ use delta_kernel_default_engine::parquet::DataFileMetadata;
 use object_store::buffered::BufWriter;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
+use parquet::arrow::AsyncArrowWriter;
 use parquet::arrow::arrow_writer::ArrowWriterOptions;
-use parquet::arrow::{AsyncArrowWriter, PARQUET_FIELD_ID_META_KEY};
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 
-use super::alter::COLUMN_ID;
 use super::cell_stats::CellStats;
+use super::file_columns::{in_file, with_names_of};
 use super::leafcutter::Cut;
 use crate::{Error, Result};
 
@@ -186,7 +186,9 @@ impl OpenCell {
     }
 
     async fn write(&mut self, batch: &RecordBatch) -> Result<()> {
-        let batch = RecordBatch::try_new(Arc::clone(&self.schema), batch.columns().to_vec())?;
+        let columns = batch.columns().iter().zip(self.schema.fields());
+        let columns = columns.map(|(column, field)| with_names_of(column, field.data_type()));
+        let batch = RecordBatch::try_new(Arc::clone(&self.schema), columns.collect::<Result<_>>()?)?;
         self.stats.merge(&batch)?;
         self.writer.write(&batch).await?;
         self.rows += batch.num_rows() as u64;
@@ -214,13 +216,8 @@ impl OpenCell {
 
 /// The columns of `rows` as the file calls them; with the numbers of a frame whose columns have some.
 fn file_schema(rows: &SchemaRef, physical: &Schema) -> SchemaRef {
-    let named = |(given, file): (&FieldRef, &FieldRef)| {
-        let number = file.metadata().get(PARQUET_FIELD_ID_META_KEY).or_else(|| file.metadata().get(COLUMN_ID));
-        let metadata = number.map(|number| (PARQUET_FIELD_ID_META_KEY.to_string(), number.clone()));
-        let metadata = metadata.into_iter().collect();
-        Arc::new(given.as_ref().clone().with_name(file.name()).with_metadata(metadata))
-    };
-    Arc::new(Schema::new(rows.fields().iter().zip(physical.fields()).map(named).collect::<Vec<_>>()))
+    let fields = rows.fields().iter().zip(physical.fields()).map(|(given, file)| in_file(given, file));
+    Arc::new(Schema::new(fields.collect::<Vec<_>>()))
 }
 
 /// Light on local disk, where decoding costs more than reading; dense where bytes cross a network.

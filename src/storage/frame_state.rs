@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use delta_kernel::engine::arrow_conversion::TryIntoArrow;
-use delta_kernel::schema::{ArrayType, DataType as KernelType, MapType, MetadataValue, StructField, StructType};
+use delta_kernel::schema::StructType;
 use delta_kernel::snapshot::SnapshotRef;
 use delta_kernel::table_features::ColumnMappingMode;
 
-use super::alter::{Check, PHYSICAL_NAME, checks};
+use super::alter::{Check, checks};
 use super::clustering::Clustering;
+use super::file_columns::{FileColumns, physical_name};
 use super::history;
 use super::listing::Cells;
 use super::log_cleanup::LOG_RETENTION;
@@ -34,6 +35,7 @@ pub struct FrameState {
     pub checks: Vec<Check>,
     /// What its cells call its columns, where that is something else.
     physical: HashMap<String, String>,
+    file_columns: Option<FileColumns>,
     pub(super) snapshot: SnapshotRef,
     pub(super) cells: OnceLock<Arc<Cells>>,
 }
@@ -54,17 +56,13 @@ impl FrameState {
         let checks = checks(table.metadata().configuration());
         let physical = match table.column_mapping_mode() {
             ColumnMappingMode::None => HashMap::new(),
-            ColumnMappingMode::Name => physical_names(&snapshot.schema())?,
-            ColumnMappingMode::Id => {
-                return Err(Error::unsupported(format!(
-                    "frame {frame} tells columns apart by number (column mapping mode 'id'), which this version cannot read"
-                )));
-            }
+            ColumnMappingMode::Name | ColumnMappingMode::Id => physical_names(&snapshot.schema()),
         };
+        let file_columns = FileColumns::of(&snapshot.schema(), table.column_mapping_mode());
         let schema = Arc::new(bare_schema(&schema));
         let clustering = Clustering::of(table.metadata().configuration(), &schema);
         let (frame, cells) = (frame.clone(), OnceLock::new());
-        Ok(Self { frame, schema, partition_by, clustering, checks, physical, snapshot, cells })
+        Ok(Self { frame, schema, partition_by, clustering, checks, physical, file_columns, snapshot, cells })
     }
 
     /// What its cells and their statistics call a column.
@@ -83,6 +81,11 @@ impl FrameState {
         let mut properties: Vec<_> = settings.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
         properties.sort();
         properties
+    }
+
+    /// How its columns are found in files, where their physical names do not say it.
+    pub fn file_columns(&self) -> Option<&FileColumns> {
+        self.file_columns.as_ref()
     }
 
     /// What its table properties say of how long removed cells and log entries are kept; `None` for log entries that
@@ -160,40 +163,9 @@ pub(super) fn is_same_table(a: &SnapshotRef, b: &SnapshotRef) -> bool {
 }
 
 /// What the cells call the columns, where that is something else.
-fn physical_names(schema: &StructType) -> Result<HashMap<String, String>> {
-    let mut names = HashMap::new();
-    for field in schema.fields() {
-        let physical = physical_name(field);
-        if physical != field.name() {
-            names.insert(field.name().to_string(), physical.to_string());
-        }
-        if has_other_names(field.data_type()) {
-            return Err(Error::unsupported(format!(
-                "column '{}' has fields that its cells call something else (column mapping), which this version cannot read",
-                field.name()
-            )));
-        }
-    }
-    Ok(names)
-}
-
-/// What the cells call a column.
-pub(super) fn physical_name(field: &StructField) -> &str {
-    match field.metadata().get(PHYSICAL_NAME) {
-        Some(MetadataValue::String(name)) => name,
-        _ => field.name(),
-    }
-}
-
-fn has_other_names(data_type: &KernelType) -> bool {
-    match data_type {
-        KernelType::Struct(fields) => {
-            fields.fields().any(|field| physical_name(field) != field.name() || has_other_names(field.data_type()))
-        }
-        KernelType::Array(array) => has_other_names(ArrayType::element_type(array)),
-        KernelType::Map(map) => has_other_names(MapType::key_type(map)) || has_other_names(MapType::value_type(map)),
-        _ => false,
-    }
+fn physical_names(schema: &StructType) -> HashMap<String, String> {
+    let names = schema.fields().map(|field| (field.name().to_string(), physical_name(field).to_string()));
+    names.filter(|(name, physical)| name != physical).collect()
 }
 
 /// Without what delta_kernel notes of columns: batches of others do not have it.

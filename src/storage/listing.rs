@@ -12,7 +12,7 @@ use arrow::datatypes::{DataType, Int32Type, Int64Type, Schema, TimestampMicrosec
 use arrow::util::display::array_value_to_string;
 use delta_kernel::actions::deletion_vector::{DeletionVectorDescriptor, DeletionVectorStorageType};
 use delta_kernel::engine::arrow_data::{ArrowEngineData, EngineDataArrowExt};
-use delta_kernel::scan::{PartitionValuesOptions, StatsOptions};
+use delta_kernel::scan::StatsOptions;
 use delta_kernel::snapshot::SnapshotRef;
 use delta_kernel::{Engine, FilteredEngineData};
 use object_store::path::Path;
@@ -24,6 +24,7 @@ use super::deleted_rows::DeletedRows;
 use super::error::unreadable;
 use super::frame_state::FrameState;
 use super::ledger::frame_root;
+use super::partition_values::{partition_values, texts};
 use super::vectors::{vector_file, with_wide_bounds};
 use crate::{Error, Result};
 
@@ -35,6 +36,8 @@ const CUT_OFF: i64 = 999;
 pub struct Cells {
     paths: Vec<Path>,
     batch: RecordBatch,
+    /// The values of the partition columns.
+    partitions: StructArray,
     /// Of the cells that have some.
     deleted: HashMap<usize, Deleted>,
 }
@@ -120,7 +123,7 @@ impl Cells {
             let rows = theirs.unwrap_or(&none).only_here(ours, rows)?;
             deleted.insert(*here, Deleted { rows, file: None });
         }
-        Ok(Self { paths: self.paths.clone(), batch: self.batch.clone(), deleted })
+        Ok(Self { paths: self.paths.clone(), batch: self.batch.clone(), partitions: self.partitions.clone(), deleted })
     }
 
     /// Whether rows of any cell are marked as deleted.
@@ -142,13 +145,12 @@ impl Cells {
 
     /// Values of a partition column, by its name in the cells, one entry a cell.
     pub fn partition_values(&self, column: &str) -> Option<Arc<dyn Array>> {
-        self.batch.column_by_name("partitionValues_parsed")?.as_struct_opt()?.column_by_name(column).cloned()
+        self.partitions.column_by_name(column).cloned()
     }
 
     /// The partition that cell `index` is in: the same text for all of its cells, and only for those.
     pub fn partition(&self, index: usize) -> String {
-        let values = self.batch.column_by_name("partitionValues_parsed");
-        values.and_then(|values| array_value_to_string(values, index).ok()).unwrap_or_default()
+        array_value_to_string(&self.partitions, index).unwrap_or_default()
     }
 
     fn stats(&self) -> Option<&StructArray> {
@@ -172,7 +174,7 @@ fn listed(state: &FrameState, engine: &dyn Engine) -> Result<Cells> {
     let scan = Arc::clone(&state.snapshot)
         .scan_builder()
         .with_stats(StatsOptions::all_struct())
-        .with_partition_values(PartitionValuesOptions::with_struct())
+        .without_row_transforms()
         .build()?;
     let mut batches = Vec::new();
     for metadata in scan.scan_metadata(engine)? {
@@ -180,7 +182,8 @@ fn listed(state: &FrameState, engine: &dyn Engine) -> Result<Cells> {
     }
     let Some(first) = batches.first() else {
         let batch = RecordBatch::new_empty(Arc::new(Schema::empty()));
-        return Ok(Cells { paths: Vec::new(), batch, deleted: HashMap::new() });
+        let partitions = StructArray::new_empty_fields(0, None);
+        return Ok(Cells { paths: Vec::new(), batch, partitions, deleted: HashMap::new() });
     };
     let batch = arrow::compute::concat_batches(&first.schema(), &batches)?;
     let root = frame_root(&state.frame)?;
@@ -189,7 +192,8 @@ fn listed(state: &FrameState, engine: &dyn Engine) -> Result<Cells> {
     let paths: Vec<_> = names.iter().map(|name| cell_path(&root, name.unwrap_or_default())).collect::<Result<_>>()?;
     require_partitions(&batch, &paths, state)?;
     let batch = with_true_bounds(batch, &paths, &former_floats(&state.snapshot.schema()))?;
-    let mut cells = Cells { paths, batch, deleted: HashMap::new() };
+    let partitions = partition_values(&batch, state)?;
+    let mut cells = Cells { paths, batch, partitions, deleted: HashMap::new() };
     let counts = cells.stats().and_then(|stats| stats.column_by_name("numRecords")?.as_primitive_opt::<Int64Type>());
     if let Some(impossible) = counts.and_then(|counts| counts.iter().flatten().find(|count| *count < 0)) {
         return Err(Error::corrupt(format!("it says that a cell has {impossible} rows")));
@@ -204,10 +208,7 @@ fn is_ours(path: &Path) -> bool {
 
 /// Refuses entries of our cells that do not say in which partition they are: a null would be read. Others may leave nulls out.
 fn require_partitions(batch: &RecordBatch, paths: &[Path], state: &FrameState) -> Result<()> {
-    let constants = batch.column_by_name("fileConstantValues").and_then(|c| c.as_struct_opt());
-    let Some(values) = constants.and_then(|c| c.column_by_name("partitionValues")?.as_map_opt()) else {
-        return Ok(());
-    };
+    let Some(values) = texts(batch) else { return Ok(()) };
     for (index, path) in paths.iter().enumerate().filter(|(_, path)| is_ours(path)) {
         let entries = values.value(index);
         let names = entries.column(0).as_string_opt::<i32>();
@@ -239,18 +240,7 @@ fn with_true_bounds(batch: RecordBatch, paths: &[Path], unbounded: &HashSet<Stri
             each(greatest, |values| true_bounds(&certain(values, &others)?, &others))
         })?;
     }
-    if let Some((at, _)) = batch.schema_ref().column_with_name("partitionValues_parsed") {
-        columns[at] = each(&columns[at], null_for_empty)?;
-    }
     Ok(RecordBatch::try_new(batch.schema(), columns)?)
-}
-
-/// An empty text as the value of a partition column is Delta's null.
-fn null_for_empty(values: &ArrayRef) -> Result<ArrayRef> {
-    match values.as_string_opt::<i32>() {
-        Some(texts) => Ok(nullif(values, &texts.iter().map(|text| Some(text == Some(""))).collect())?),
-        None => Ok(Arc::clone(values)),
-    }
 }
 
 /// A struct with another child of that name, if it has one.
@@ -376,7 +366,7 @@ pub(super) fn cell_path(root: &Url, name: &str) -> Result<Path> {
 /// The ledger's names of the cells of a version.
 pub(super) fn live_paths(snapshot: &SnapshotRef, engine: &dyn Engine) -> Result<HashSet<String>> {
     let mut paths = HashSet::new();
-    let scan = Arc::clone(snapshot).scan_builder().with_stats(StatsOptions::none()).build()?;
+    let scan = Arc::clone(snapshot).scan_builder().with_stats(StatsOptions::none()).without_row_transforms().build()?;
     for metadata in scan.scan_metadata(engine)? {
         let batch = metadata?.scan_files.apply_selection_vector().try_into_record_batch()?;
         if let Some(names) = batch.column_by_name("path").and_then(|c| c.as_string_opt::<i32>()) {
@@ -392,7 +382,7 @@ pub(super) fn files_to_remove(
     engine: &dyn Engine,
     removed: &HashSet<String>,
 ) -> Result<Vec<FilteredEngineData>> {
-    let scan = Arc::clone(snapshot).scan_builder().build()?;
+    let scan = Arc::clone(snapshot).scan_builder().without_row_transforms().build()?;
     let mut files = Vec::new();
     for metadata in scan.scan_metadata(engine)? {
         let batch = metadata?.scan_files.apply_selection_vector().try_into_record_batch()?;
@@ -410,7 +400,7 @@ pub(super) fn files_to_mark(
     engine: &dyn Engine,
     is_marked: impl Fn(&str) -> bool,
 ) -> Result<Vec<FilteredEngineData>> {
-    let scan = Arc::clone(snapshot).scan_builder().build()?;
+    let scan = Arc::clone(snapshot).scan_builder().without_row_transforms().build()?;
     let mut files = Vec::new();
     for metadata in scan.scan_metadata(engine)? {
         let batch = metadata?.scan_files.apply_selection_vector().try_into_record_batch()?;

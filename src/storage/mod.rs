@@ -14,9 +14,10 @@
 //! | `leafcutter` | how large cells and row groups are cut |
 //! | `cells`, `cell_stats`, `stats_columns` | Parquet files being written, and what the ledger says of which of their columns |
 //! | `frame_state` | one version of a frame: columns, settings, names within cells |
+//! | `file_columns` | how columns are found in files that call them something else |
 //! | `ledger`, `change`, `history` | a frame's Delta log: snapshots, commits and what conflicts, the past |
 //! | `commit_line` | commits of one frame that wait for each other |
-//! | `listing`, `deleted_rows` | the cells of one version, and which of their rows do not count |
+//! | `listing`, `partition_values`, `deleted_rows` | the cells of one version, and which of their rows do not count |
 //! | `vectors` | deletion vectors that commits write |
 //! | `alter`, `restore`, `log_entry` | commits of metadata, and of versions that come back |
 //! | `stream_buffer` | rows on the local disk that are not committed yet |
@@ -39,6 +40,7 @@ mod commit_line;
 pub mod deleted_rows;
 mod error;
 pub mod faulty;
+pub mod file_columns;
 mod frame_state;
 pub mod hedged;
 mod history;
@@ -51,6 +53,7 @@ mod log_entry;
 mod meadow;
 pub mod metered;
 mod names;
+mod partition_values;
 pub mod probe;
 pub mod registry;
 mod restore;

@@ -94,7 +94,7 @@ impl Inner {
     /// The `add` of every cell of a version, by its name.
     fn entries(&self, snapshot: &SnapshotRef) -> Result<HashMap<String, Value>> {
         let mut entries = HashMap::new();
-        let scan = Arc::clone(snapshot).scan_builder().build()?;
+        let scan = Arc::clone(snapshot).scan_builder().without_row_transforms().build()?;
         for metadata in scan.scan_metadata(self.engine.as_ref())? {
             let batch = metadata?.scan_files.apply_selection_vector().try_into_record_batch()?;
             for row in rows(&batch)? {

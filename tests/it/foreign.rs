@@ -221,7 +221,7 @@ fn columns_that_cells_call_something_else_are_read_pruned_and_written() {
 }
 
 #[test]
-fn columns_that_are_told_apart_by_number_are_refused_by_name() {
+fn files_without_numbers_are_refused_where_columns_are_told_apart_by_them() {
     let folder = folder();
     let colony = start(settings(&folder));
     run(&colony, "CREATE FRAME t (x BIGINT, p TEXT)");

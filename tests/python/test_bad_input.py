@@ -2886,7 +2886,7 @@ LEDGER = [
         lambda w: w.read("lab.raw.other"),
         CorruptError,
         (
-            "the ledger of lab.raw.other cannot be read: Failed to parse value 'someday' as 'date'; put the "
+            "the ledger of lab.raw.other cannot be read: partition column 'day': 'someday' is no Date32; put the "
             "damaged file of its _delta_log back from a copy"
         ),
         day_that_is_none,

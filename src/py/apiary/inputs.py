@@ -39,7 +39,7 @@ def input_of(data: Any, frame_schema: Callable[[], Any]) -> Input:
     if _is_pandas(data):
         return Input(_whole_numbers(_from_pandas(data), frame_schema))
     if _is_arrow(data):
-        return Input(_whole(data))
+        return Input(data)
     if isinstance(data, Mapping):
         return Input(_from_columns(data, frame_schema()))
     if isinstance(data, (str, bytes)) or not isinstance(data, Iterable):
@@ -54,36 +54,6 @@ _USE = "use a table of pyarrow, polars, pandas or DuckDB, an iterator of batches
 
 # Rows that an iterator of dicts gives for one batch.
 _ROWS = 10_000
-
-
-def _whole(data: Any) -> Any:
-    """Data of pyarrow with structs within structs copied: slices of such cannot cross as they are."""
-    kind = type(data)
-    if kind.__module__ != "pyarrow.lib" or kind.__name__ not in ("Table", "RecordBatch", "RecordBatchReader"):
-        return data
-    pa = need_pyarrow("writing a table")
-    if not any(_has_structs(pa, field.type) for field in data.schema):
-        return data
-    if kind.__name__ == "RecordBatchReader":
-        return pa.RecordBatchReader.from_batches(data.schema, (_copied(pa, batch) for batch in data))
-    batches = [data] if kind.__name__ == "RecordBatch" else data.to_batches()
-    return pa.Table.from_batches([_copied(pa, batch) for batch in batches], data.schema)
-
-
-def _copied(pa: Any, batch: Any) -> Any:
-    try:
-        return batch.take(pa.array(range(batch.num_rows), pa.int64()))
-    except pa.ArrowNotImplementedError:
-        # Views cannot be copied so: what is no slice crosses all the same.
-        return batch
-
-
-def _has_structs(pa: Any, kind: Any) -> bool:
-    """Whether a type has a struct in a struct, or in a list of fixed size."""
-    inner = [kind.field(i).type for i in range(kind.num_fields)]
-    if pa.types.is_struct(kind) or pa.types.is_fixed_size_list(kind):
-        return any(map(pa.types.is_nested, inner))
-    return any(_has_structs(pa, each) for each in inner)
 
 
 def _is_arrow(data: Any) -> bool:
