@@ -171,15 +171,11 @@ pub(super) fn list_cells(state: &FrameState, engine: &dyn Engine) -> Result<Cell
 }
 
 fn listed(state: &FrameState, engine: &dyn Engine) -> Result<Cells> {
-    let scan = Arc::clone(&state.snapshot)
-        .scan_builder()
-        .with_stats(StatsOptions::all_struct())
-        .without_row_transforms()
-        .build()?;
     let mut batches = Vec::new();
-    for metadata in scan.scan_metadata(engine)? {
-        batches.push(metadata?.scan_files.apply_selection_vector().try_into_record_batch()?);
-    }
+    each_batch(&state.snapshot, engine, StatsOptions::all_struct(), |batch| {
+        batches.push(batch);
+        Ok(())
+    })?;
     let Some(first) = batches.first() else {
         let batch = RecordBatch::new_empty(Arc::new(Schema::empty()));
         let partitions = StructArray::new_empty_fields(0, None);
@@ -187,9 +183,8 @@ fn listed(state: &FrameState, engine: &dyn Engine) -> Result<Cells> {
     };
     let batch = arrow::compute::concat_batches(&first.schema(), &batches)?;
     let root = frame_root(&state.frame)?;
-    let names = batch.column_by_name("path").and_then(|c| c.as_string_opt::<i32>());
-    let names = names.ok_or_else(|| Error::corrupt("it lists no paths"))?;
-    let paths: Vec<_> = names.iter().map(|name| cell_path(&root, name.unwrap_or_default())).collect::<Result<_>>()?;
+    let paths: Vec<_> =
+        names(&batch)?.iter().map(|name| cell_path(&root, name.unwrap_or_default())).collect::<Result<_>>()?;
     require_partitions(&batch, &paths, state)?;
     let batch = with_true_bounds(batch, &paths, &former_floats(&state.snapshot.schema()))?;
     let partitions = partition_values(&batch, state)?;
@@ -200,6 +195,28 @@ fn listed(state: &FrameState, engine: &dyn Engine) -> Result<Cells> {
     }
     cells.deleted = deleted_rows(&cells, &root, engine)?;
     Ok(cells)
+}
+
+/// Goes over the ledger's rows of the cells of a version, with so much of their statistics.
+///
+/// # Errors
+/// Those of `look`, and what the kernel and the store say.
+pub(super) fn each_batch(
+    snapshot: &SnapshotRef,
+    engine: &dyn Engine,
+    stats: StatsOptions,
+    mut look: impl FnMut(RecordBatch) -> Result<()>,
+) -> Result<()> {
+    let scan = Arc::clone(snapshot).scan_builder().with_stats(stats).without_row_transforms().build()?;
+    for metadata in scan.scan_metadata(engine)? {
+        look(metadata?.scan_files.apply_selection_vector().try_into_record_batch()?)?;
+    }
+    Ok(())
+}
+
+fn names(batch: &RecordBatch) -> Result<&StringArray> {
+    let names = batch.column_by_name("path").and_then(|c| c.as_string_opt::<i32>());
+    names.ok_or_else(|| Error::corrupt("it lists no paths"))
 }
 
 fn is_ours(path: &Path) -> bool {
@@ -366,13 +383,10 @@ pub(super) fn cell_path(root: &Url, name: &str) -> Result<Path> {
 /// The ledger's names of the cells of a version.
 pub(super) fn live_paths(snapshot: &SnapshotRef, engine: &dyn Engine) -> Result<HashSet<String>> {
     let mut paths = HashSet::new();
-    let scan = Arc::clone(snapshot).scan_builder().with_stats(StatsOptions::none()).without_row_transforms().build()?;
-    for metadata in scan.scan_metadata(engine)? {
-        let batch = metadata?.scan_files.apply_selection_vector().try_into_record_batch()?;
-        if let Some(names) = batch.column_by_name("path").and_then(|c| c.as_string_opt::<i32>()) {
-            paths.extend(names.iter().flatten().map(str::to_string));
-        }
-    }
+    each_batch(snapshot, engine, StatsOptions::none(), |batch| {
+        paths.extend(names(&batch)?.iter().flatten().map(str::to_string));
+        Ok(())
+    })?;
     Ok(paths)
 }
 
@@ -382,14 +396,12 @@ pub(super) fn files_to_remove(
     engine: &dyn Engine,
     removed: &HashSet<String>,
 ) -> Result<Vec<FilteredEngineData>> {
-    let scan = Arc::clone(snapshot).scan_builder().without_row_transforms().build()?;
     let mut files = Vec::new();
-    for metadata in scan.scan_metadata(engine)? {
-        let batch = metadata?.scan_files.apply_selection_vector().try_into_record_batch()?;
-        let Some(names) = batch.column_by_name("path").and_then(|c| c.as_string_opt::<i32>()) else { continue };
-        let selected: Vec<bool> = names.iter().map(|name| name.is_some_and(|n| removed.contains(n))).collect();
+    each_batch(snapshot, engine, StatsOptions::default(), |batch| {
+        let selected = names(&batch)?.iter().map(|name| name.is_some_and(|n| removed.contains(n))).collect();
         files.push(FilteredEngineData::try_new(Box::new(ArrowEngineData::new(batch)), selected)?);
-    }
+        Ok(())
+    })?;
     Ok(files)
 }
 
@@ -400,12 +412,9 @@ pub(super) fn files_to_mark(
     engine: &dyn Engine,
     is_marked: impl Fn(&str) -> bool,
 ) -> Result<Vec<FilteredEngineData>> {
-    let scan = Arc::clone(snapshot).scan_builder().without_row_transforms().build()?;
     let mut files = Vec::new();
-    for metadata in scan.scan_metadata(engine)? {
-        let batch = metadata?.scan_files.apply_selection_vector().try_into_record_batch()?;
-        let Some(names) = batch.column_by_name("path").and_then(|c| c.as_string_opt::<i32>()) else { continue };
-        let marked: BooleanArray = names.iter().map(|name| Some(name.is_some_and(&is_marked))).collect();
+    each_batch(snapshot, engine, StatsOptions::default(), |batch| {
+        let marked: BooleanArray = names(&batch)?.iter().map(|name| Some(name.is_some_and(&is_marked))).collect();
         let batch = filter_record_batch(&batch, &marked)?;
         let mut columns = batch.columns().to_vec();
         if let Some((at, _)) = batch.schema_ref().column_with_name("stats")
@@ -416,6 +425,7 @@ pub(super) fn files_to_mark(
         }
         let batch = RecordBatch::try_new(batch.schema(), columns)?;
         files.push(FilteredEngineData::with_all_rows_selected(Box::new(ArrowEngineData::new(batch))));
-    }
+        Ok(())
+    })?;
     Ok(files)
 }

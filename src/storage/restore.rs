@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use arrow::array::RecordBatch;
 use arrow::json::WriterBuilder;
 use arrow::json::writer::LineDelimited;
-use delta_kernel::engine::arrow_data::EngineDataArrowExt;
+use delta_kernel::scan::StatsOptions;
 use delta_kernel::snapshot::SnapshotRef;
 use futures::{StreamExt, TryStreamExt};
 use object_store::ObjectStoreExt;
@@ -16,7 +16,7 @@ use serde_json::{Map, Value, json};
 use super::error::unreadable;
 use super::frame_state::FrameState;
 use super::ledger::{AsOf, Inner, Ledger, frame_root, require_removable};
-use super::listing::cell_path;
+use super::listing::{cell_path, each_batch};
 use super::log_entry::{LogEntry, check_table};
 use super::names::FrameRef;
 use super::vectors::vector_file_of;
@@ -94,15 +94,14 @@ impl Inner {
     /// The `add` of every cell of a version, by its name.
     fn entries(&self, snapshot: &SnapshotRef) -> Result<HashMap<String, Value>> {
         let mut entries = HashMap::new();
-        let scan = Arc::clone(snapshot).scan_builder().without_row_transforms().build()?;
-        for metadata in scan.scan_metadata(self.engine.as_ref())? {
-            let batch = metadata?.scan_files.apply_selection_vector().try_into_record_batch()?;
+        each_batch(snapshot, self.engine.as_ref(), StatsOptions::default(), |batch| {
             for row in rows(&batch)? {
                 let entry = addition(row)?;
                 let name = entry["path"].as_str().unwrap_or_default().to_string();
                 entries.insert(name, entry);
             }
-        }
+            Ok(())
+        })?;
         Ok(entries)
     }
 
