@@ -61,7 +61,8 @@ pub fn held() -> Option<u64> {
 }
 
 /// How jemalloc works, which looks for this name: few arenas, for what is free in one is of no use to another; what is free
-/// goes back to the system after a second, because at once costs as much again as the work; where memory is short, the colony
+/// goes back to the system after a second, because at once costs as much again as the work. Where memory
+/// is short, [`trim`] gives it back before.
 #[cfg(target_os = "linux")]
 #[used]
 #[unsafe(export_name = "_rjem_malloc_conf")]

@@ -8,10 +8,8 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, AsArray, GenericByteViewArray, RecordBatch};
 use arrow::datatypes::{BinaryViewType, ByteViewType, DataType, StringViewType};
 use datafusion::common::DataFusionError;
-use datafusion::common::config::ConfigOptions;
-use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
+use datafusion::common::tree_node::Transformed;
 use datafusion::execution::SendableRecordBatchStream;
-use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
@@ -25,31 +23,13 @@ const WASTE: usize = 2;
 const LITTLE: usize = 64 << 10;
 
 /// Puts [`CompactExec`] above every sort of texts.
-#[derive(Debug)]
-pub(super) struct CompactSorts;
-
-impl PhysicalOptimizerRule for CompactSorts {
-    fn optimize(
-        &self,
-        plan: Arc<dyn ExecutionPlan>,
-        _: &ConfigOptions,
-    ) -> Result<Arc<dyn ExecutionPlan>, DataFusionError> {
-        plan.transform_up(|plan| {
-            let has_views = || plan.schema().fields().iter().any(|field| is_view(field.data_type()));
-            match plan.is::<SortExec>() && has_views() {
-                true => Ok(Transformed::yes(Arc::new(CompactExec::new(plan)) as _)),
-                false => Ok(Transformed::no(plan)),
-            }
-        })
-        .data()
-    }
-
-    fn name(&self) -> &str {
-        "compact_sorts"
-    }
-
-    fn schema_check(&self) -> bool {
-        true
+pub(super) fn compact_sorts(
+    plan: Arc<dyn ExecutionPlan>,
+) -> Result<Transformed<Arc<dyn ExecutionPlan>>, DataFusionError> {
+    let has_views = || plan.schema().fields().iter().any(|field| is_view(field.data_type()));
+    match plan.is::<SortExec>() && has_views() {
+        true => Ok(Transformed::yes(Arc::new(CompactExec::new(plan)) as _)),
+        false => Ok(Transformed::no(plan)),
     }
 }
 

@@ -18,7 +18,7 @@ use url::Url;
 
 use super::file_options::of_format;
 use super::files::{absolute, kind_of};
-use super::statement::{Statement, end, names, skip, take_words, word, word_of};
+use super::statement::{Statement, end, names, places, skip, take_words, word, word_of};
 use crate::{Error, Result};
 
 /// Where the rows of a COPY go: what is half-written is elsewhere until all of them are there, and goes with this value.
@@ -113,7 +113,7 @@ fn text_or_word(parser: &mut Parser<'_>) -> Result<String, ParserError> {
 
 /// Writes the options of a `COPY … TO 'file' [WITH] (key value, …)` as the parser takes them.
 pub(super) fn write_out_options(tokens: &mut Vec<TokenWithSpan>) {
-    let words: Vec<usize> = (0..tokens.len()).filter(|at| !matches!(tokens[*at].token, Token::Whitespace(_))).collect();
+    let words = places(tokens);
     let token = |at: usize| words.get(at).map(|at| &tokens[*at].token);
     let is = |at: usize, text: &str| token(at).and_then(word_of).as_deref() == Some(text);
     let is_target = |at: &usize| is(*at, "TO") && matches!(token(at + 1), Some(Token::SingleQuotedString(_)));

@@ -37,7 +37,6 @@ pub(super) async fn csv_schema(
         && options.truncated_rows != Some(true)
         && options.null_regex.is_none()
         && options.schema_infer_max_rec.is_none()
-        && options.null_regex.is_none()
         && !options.compression.is_compressed();
     if !plain {
         return Ok(None);

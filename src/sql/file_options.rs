@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Word};
 
 use super::files::is_path;
-use super::statement::word_of;
+use super::statement::{places, word_of};
 use crate::{Error, Result};
 
 /// Stands between a path and its options; no file is called so.
@@ -48,7 +48,7 @@ pub(super) fn split(name: &str) -> (&str, FileOptions) {
 
 /// Where the name of a file stands, the name, and where the word OPTIONS stands behind it.
 fn find(tokens: &[TokenWithSpan], from: usize) -> Option<(usize, String, usize)> {
-    let words: Vec<usize> = (0..tokens.len()).filter(|at| !matches!(tokens[*at].token, Token::Whitespace(_))).collect();
+    let words = places(tokens);
     words.windows(4).find_map(|at| {
         let [before, name, word, open] =
             [&tokens[at[0]], &tokens[at[1]], &tokens[at[2]], &tokens[at[3]]].map(|t| &t.token);

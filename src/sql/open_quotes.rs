@@ -11,13 +11,11 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use datafusion::catalog::memory::DataSourceExec;
 use datafusion::common::Result;
-use datafusion::common::config::ConfigOptions;
-use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
+use datafusion::common::tree_node::{Transformed, TreeNodeRecursion};
 use datafusion::datasource::physical_plan::{CsvSource, FileOpener, FileScanConfig, FileScanConfigBuilder, FileSource};
 use datafusion::datasource::table_schema::TableSchema;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::projection::ProjectionExprs;
-use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
 use datafusion::physical_plan::proto::ExecutionPlanEncodeCtx;
 use datafusion::physical_plan::{DisplayFormatType, ExecutionPlan};
@@ -37,21 +35,8 @@ use crate::Error;
 const PIECE: usize = 1 << 20;
 
 /// The rule; see the module.
-#[derive(Debug)]
-pub(crate) struct OpenQuotes;
-
-impl PhysicalOptimizerRule for OpenQuotes {
-    fn optimize(&self, plan: Arc<dyn ExecutionPlan>, _: &ConfigOptions) -> Result<Arc<dyn ExecutionPlan>> {
-        plan.transform_up(|node| Ok(watched(&node).map_or_else(|| Transformed::no(node), Transformed::yes))).data()
-    }
-
-    fn name(&self) -> &str {
-        "open_quotes"
-    }
-
-    fn schema_check(&self) -> bool {
-        true
-    }
+pub(super) fn open_quotes(node: Arc<dyn ExecutionPlan>) -> Result<Transformed<Arc<dyn ExecutionPlan>>> {
+    Ok(watched(&node).map_or_else(|| Transformed::no(node), Transformed::yes))
 }
 
 /// `plan` with a look at the quotes, if it scans CSV files whole, and there are no other ways to write a quote in them.

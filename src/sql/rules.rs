@@ -2,19 +2,23 @@
 
 use std::sync::Arc;
 
+use datafusion::common::DataFusionError;
+use datafusion::common::config::ConfigOptions;
+use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion::execution::{SessionState, SessionStateBuilder};
 use datafusion::optimizer::OptimizerRule;
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
+use datafusion::physical_plan::ExecutionPlan;
 
-use super::compact::CompactSorts;
+use super::compact::compact_sorts;
 use super::filter_names::WhereNamesDiffer;
 use super::group_reduction::GroupReduction;
 use super::join_order::JoinOrder;
-use super::open_quotes::OpenQuotes;
-use super::selectivity::FilterEstimates;
-use super::stop_points::StopPoints;
-use super::windows::SortedPartitions;
+use super::open_quotes::open_quotes;
+use super::selectivity::filter_estimates;
+use super::stop_points::stop_points;
+use super::windows::sorted_partitions;
 
 /// A session that plans by all of them.
 pub(super) fn with_rules(builder: SessionStateBuilder) -> SessionStateBuilder {
@@ -37,10 +41,33 @@ fn physical_rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
     let rules = rules.map(|rule| if sinks(&rule) { Arc::new(WhereNamesDiffer(rule)) as _ } else { rule });
     let mut rules: Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> = rules.collect();
     // The sides of joins are chosen by it.
-    rules.insert(0, Arc::new(FilterEstimates));
-    rules.push(Arc::new(SortedPartitions));
-    rules.push(Arc::new(StopPoints));
-    rules.push(Arc::new(OpenQuotes));
-    rules.push(Arc::new(CompactSorts));
+    rules.insert(0, Arc::new(EachStep { name: "filter_estimates", change: filter_estimates }));
+    rules.push(Arc::new(EachStep { name: "sorted_partitions", change: sorted_partitions }));
+    rules.push(Arc::new(EachStep { name: "stop_points", change: stop_points }));
+    rules.push(Arc::new(EachStep { name: "open_quotes", change: open_quotes }));
+    rules.push(Arc::new(EachStep { name: "compact_sorts", change: compact_sorts }));
     rules
+}
+
+type Step = Arc<dyn ExecutionPlan>;
+
+/// A rule that looks at each step of a plan by itself, from the lowest up, and leaves its columns as they are.
+#[derive(Debug)]
+struct EachStep {
+    name: &'static str,
+    change: fn(Step) -> Result<Transformed<Step>, DataFusionError>,
+}
+
+impl PhysicalOptimizerRule for EachStep {
+    fn optimize(&self, plan: Step, _: &ConfigOptions) -> Result<Step, DataFusionError> {
+        plan.transform_up(self.change).data()
+    }
+
+    fn name(&self) -> &str {
+        self.name
+    }
+
+    fn schema_check(&self) -> bool {
+        true
+    }
 }

@@ -8,8 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::datatypes::DataType;
-use datafusion::common::config::ConfigOptions;
-use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
+use datafusion::common::tree_node::Transformed;
 use datafusion::common::{ColumnStatistics, DataFusionError, ScalarValue, Statistics};
 use datafusion::logical_expr::Operator;
 use datafusion::physical_expr::PhysicalExpr;
@@ -17,7 +16,6 @@ use datafusion::physical_expr::expressions::{
     BinaryExpr, Column, InListExpr, IsNotNullExpr, IsNullExpr, LikeExpr, Literal, NotExpr,
 };
 use datafusion::physical_expr::utils::{split_conjunction, split_disjunction};
-use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::filter::{FilterExec, FilterExecBuilder};
 use datafusion::physical_plan::statistics::{StatisticsArgs, StatisticsContext};
@@ -201,33 +199,15 @@ fn number(value: &ScalarValue) -> Option<f64> {
 }
 
 /// Tells filters what share of their rows they keep, before the sides of joins are chosen.
-#[derive(Debug)]
-pub(super) struct FilterEstimates;
-
-impl PhysicalOptimizerRule for FilterEstimates {
-    fn optimize(
-        &self,
-        plan: Arc<dyn ExecutionPlan>,
-        _config: &ConfigOptions,
-    ) -> Result<Arc<dyn ExecutionPlan>, DataFusionError> {
-        plan.transform_up(|plan| {
-            let Some(filter) = plan.downcast_ref::<FilterExec>() else { return Ok(Transformed::no(plan)) };
-            let statistics = StatisticsContext::new().compute(filter.input().as_ref(), &StatisticsArgs::new())?;
-            // The engine has whole percents.
-            let percent = (100.0 * selectivity(filter.predicate(), &statistics)).ceil().max(1.0) as u8;
-            let filter = FilterExecBuilder::from(filter).with_default_selectivity(percent).build()?;
-            Ok(Transformed::yes(Arc::new(filter) as Arc<dyn ExecutionPlan>))
-        })
-        .data()
-    }
-
-    fn name(&self) -> &str {
-        "filter_estimates"
-    }
-
-    fn schema_check(&self) -> bool {
-        true
-    }
+pub(super) fn filter_estimates(
+    plan: Arc<dyn ExecutionPlan>,
+) -> Result<Transformed<Arc<dyn ExecutionPlan>>, DataFusionError> {
+    let Some(filter) = plan.downcast_ref::<FilterExec>() else { return Ok(Transformed::no(plan)) };
+    let statistics = StatisticsContext::new().compute(filter.input().as_ref(), &StatisticsArgs::new())?;
+    // The engine has whole percents.
+    let percent = (100.0 * selectivity(filter.predicate(), &statistics)).ceil().max(1.0) as u8;
+    let filter = FilterExecBuilder::from(filter).with_default_selectivity(percent).build()?;
+    Ok(Transformed::yes(Arc::new(filter)))
 }
 
 #[cfg(test)]

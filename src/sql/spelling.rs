@@ -11,7 +11,7 @@ use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::Parser;
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan};
 
-use super::statement::{RECURSION_LIMIT, syntax, word_of};
+use super::statement::{RECURSION_LIMIT, places, syntax, word_of};
 use crate::Result;
 
 /// Stands in `UPDATE SET *` for the columns: the parser knows no star there.
@@ -48,7 +48,7 @@ pub(super) fn right_expression(sql: &str) -> Result<String> {
 
 /// Writes `UPDATE SET *` and `INSERT *` of a MERGE as the parser takes them.
 pub(super) fn write_out_stars(tokens: &mut Vec<TokenWithSpan>) {
-    let words: Vec<usize> = (0..tokens.len()).filter(|at| !matches!(tokens[*at].token, Token::Whitespace(_))).collect();
+    let words = places(tokens);
     let is = |at: usize, text: &str| words.get(at).and_then(|at| word_of(&tokens[*at].token)).as_deref() == Some(text);
     let explains = |at: &usize| ["EXPLAIN", "ANALYZE", "VERBOSE"].iter().any(|word| is(*at, word));
     if !is((0..words.len()).take_while(explains).count(), "MERGE") {
@@ -74,7 +74,7 @@ pub(super) fn write_out_stars(tokens: &mut Vec<TokenWithSpan>) {
 
 /// Writes `SET TIME ZONE x` as the parser's `SET timezone = x`, which is checked.
 pub(super) fn write_out_time_zone(tokens: &mut [TokenWithSpan]) {
-    let words: Vec<usize> = (0..tokens.len()).filter(|at| !matches!(tokens[*at].token, Token::Whitespace(_))).collect();
+    let words = places(tokens);
     let is = |at: usize, text: &str| words.get(at).and_then(|at| word_of(&tokens[*at].token)).as_deref() == Some(text);
     if is(0, "SET") && is(1, "TIME") && is(2, "ZONE") {
         let (time, zone) = (words[1], words[2]);

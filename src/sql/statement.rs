@@ -368,7 +368,7 @@ fn create_frame(mut tokens: Vec<TokenWithSpan>) -> Result<Statement> {
 
 /// Takes out Spark's `USING DELTA`, which every frame is.
 fn take_using_delta(tokens: &mut Vec<TokenWithSpan>) {
-    let words: Vec<usize> = (0..tokens.len()).filter(|at| !matches!(tokens[*at].token, Token::Whitespace(_))).collect();
+    let words = places(tokens);
     let is = |at: usize, text: &str| words.get(at).and_then(|at| word_of(&tokens[*at].token)).as_deref() == Some(text);
     let before_query = (0..words.len()).take_while(|at| !is(*at, "AS"));
     if let Some(at) = before_query.into_iter().find(|at| is(*at, "USING") && is(at + 1, "DELTA")) {
@@ -435,10 +435,14 @@ fn exact(token: TokenWithSpan) -> Vec<TokenWithSpan> {
     cast.map(|part| TokenWithSpan { token: part, span: token.span }).collect()
 }
 
+/// Where the tokens are that say something.
+pub(super) fn places(tokens: &[TokenWithSpan]) -> Vec<usize> {
+    (0..tokens.len()).filter(|at| !matches!(tokens[*at].token, Token::Whitespace(_))).collect()
+}
+
 /// Takes `word BY ( a, b )` out of the tokens and gives back the names.
 fn take_columns(tokens: &mut Vec<TokenWithSpan>, word: &str) -> Result<Vec<String>> {
-    let significant: Vec<usize> =
-        (0..tokens.len()).filter(|i| !matches!(tokens[*i].token, Token::Whitespace(_))).collect();
+    let significant = places(tokens);
     let is = |at: usize, text: &str| {
         significant.get(at).is_some_and(|i| word_of(&tokens[*i].token).as_deref() == Some(text))
     };

@@ -7,9 +7,7 @@
 use std::sync::Arc;
 
 use datafusion::common::DataFusionError;
-use datafusion::common::config::ConfigOptions;
-use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
-use datafusion::physical_optimizer::PhysicalOptimizerRule;
+use datafusion::common::tree_node::Transformed;
 use datafusion::physical_plan::coop::CooperativeExec;
 use datafusion::physical_plan::joins::{CrossJoinExec, HashJoinExec, NestedLoopJoinExec, SortMergeJoinExec};
 use datafusion::physical_plan::unnest::UnnestExec;
@@ -18,28 +16,9 @@ use datafusion::physical_plan::{ChildrenPropertiesMode, ExecutionPlan, ReplaceCh
 use super::pieces::PiecesExec;
 
 /// The rule; see the module.
-#[derive(Debug)]
-pub(crate) struct StopPoints;
-
-impl PhysicalOptimizerRule for StopPoints {
-    fn optimize(
-        &self,
-        plan: Arc<dyn ExecutionPlan>,
-        _: &ConfigOptions,
-    ) -> Result<Arc<dyn ExecutionPlan>, DataFusionError> {
-        plan.transform_up(guard).data()
-    }
-
-    fn name(&self) -> &str {
-        "stop_points"
-    }
-
-    fn schema_check(&self) -> bool {
-        true
-    }
-}
-
-fn guard(node: Arc<dyn ExecutionPlan>) -> Result<Transformed<Arc<dyn ExecutionPlan>>, DataFusionError> {
+pub(super) fn stop_points(
+    node: Arc<dyn ExecutionPlan>,
+) -> Result<Transformed<Arc<dyn ExecutionPlan>>, DataFusionError> {
     if !multiplies(&node) {
         return Ok(Transformed::no(node));
     }

@@ -11,7 +11,7 @@ use datafusion::sql::parser::Statement as DfStatement;
 use datafusion::sql::sqlparser::ast::{Ident, ObjectNamePart, TableAlias, TableFactor, VisitMut, VisitorMut};
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Word};
 
-use super::statement::{folded, word_of};
+use super::statement::{folded, places, word_of};
 use crate::storage::AsOf;
 use crate::{Error, Result};
 
@@ -63,7 +63,7 @@ struct Found {
 }
 
 fn find(tokens: &[TokenWithSpan], from: usize) -> Result<Option<Found>> {
-    let words: Vec<usize> = (0..tokens.len()).filter(|at| !matches!(tokens[*at].token, Token::Whitespace(_))).collect();
+    let words = places(tokens);
     let token = |at: usize| words.get(at).map(|index| &tokens[*index].token);
     let is = |at: usize, text: &str| token(at).and_then(word_of).as_deref() == Some(text);
     let changes = |at: usize| is(at, "CHANGES") && is(at + 1, "SINCE") && is(at + 2, "VERSION");

@@ -7,12 +7,10 @@
 use std::sync::Arc;
 
 use datafusion::common::DataFusionError;
-use datafusion::common::config::ConfigOptions;
-use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
+use datafusion::common::tree_node::{Transformed, TreeNodeRecursion};
 use datafusion::logical_expr::expr::NullTreatment;
 use datafusion::logical_expr::{Expr, LogicalPlan, WindowFunctionDefinition};
 use datafusion::physical_expr::{EquivalenceProperties, LexOrdering, PhysicalExpr};
-use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::windows::{BoundedWindowAggExec, WindowAggExec};
 use datafusion::physical_plan::{
@@ -47,29 +45,10 @@ fn loses(expression: &Expr) -> bool {
     }
 }
 
+type Step = Arc<dyn ExecutionPlan>;
+
 /// Sorts by all columns of PARTITION BY where the planner sorts by fewer.
-#[derive(Debug)]
-pub(super) struct SortedPartitions;
-
-impl PhysicalOptimizerRule for SortedPartitions {
-    fn optimize(
-        &self,
-        plan: Arc<dyn ExecutionPlan>,
-        _: &ConfigOptions,
-    ) -> Result<Arc<dyn ExecutionPlan>, DataFusionError> {
-        plan.transform_up(sorted).data()
-    }
-
-    fn name(&self) -> &str {
-        "sorted_partitions"
-    }
-
-    fn schema_check(&self) -> bool {
-        true
-    }
-}
-
-fn sorted(node: Arc<dyn ExecutionPlan>) -> Result<Transformed<Arc<dyn ExecutionPlan>>, DataFusionError> {
+pub(super) fn sorted_partitions(node: Step) -> Result<Transformed<Step>, DataFusionError> {
     let (Some((partition_by, input)), Some(order)) = (window(&node), order_of(&node)) else {
         return Ok(Transformed::no(node));
     };
