@@ -10,12 +10,15 @@ use datafusion_proto::physical_plan::{PhysicalExtensionCodec, PhysicalProtoConve
 use super::compact::CompactExec;
 use super::pieces::PiecesExec;
 use super::shared_scan::SharedScanExec;
+use super::window_parts::WindowPartsExec;
 use crate::Error;
 
 /// How compact rows travel.
 const COMPACT: &[u8] = b"c";
+/// How windows over a partition at a time travel.
+const WINDOW_PARTS: &[u8] = b"w";
 
-/// A shared scan travels as its number, pieces as nothing, compact rows as a letter; what is below them travels as any other step.
+/// A shared scan travels as its number, pieces as nothing, others as a letter; what is below them travels as any other step.
 #[derive(Debug)]
 pub struct StepCodec;
 
@@ -32,6 +35,7 @@ impl PhysicalExtensionCodec for StepCodec {
             (Ok(number), [scan]) => Ok(Arc::new(SharedScanExec::arrived(number, Arc::clone(scan)))),
             (Err(_), [input]) if bytes.is_empty() => Ok(Arc::new(PiecesExec::new(Arc::clone(input)))),
             (Err(_), [input]) if bytes == COMPACT => Ok(Arc::new(CompactExec::new(Arc::clone(input)))),
+            (Err(_), [input]) if bytes == WINDOW_PARTS => Ok(Arc::new(WindowPartsExec::new(Arc::clone(input)))),
             _ => Err(Error::corrupt("a task's plan has a step that this version does not know").into()),
         }
     }
@@ -46,6 +50,8 @@ impl PhysicalExtensionCodec for StepCodec {
             bytes.extend(shared.number().to_le_bytes());
         } else if node.is::<CompactExec>() {
             bytes.extend(COMPACT);
+        } else if node.is::<WindowPartsExec>() {
+            bytes.extend(WINDOW_PARTS);
         } else if !node.is::<PiecesExec>() {
             return Err(
                 Error::unsupported(format!("{} cannot be sent to another bee: use one bee", node.name())).into()

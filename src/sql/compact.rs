@@ -54,7 +54,7 @@ impl Passing for Compact {
 }
 
 /// The same rows; texts of which little is seen are copied.
-fn compacted(batch: &RecordBatch) -> Result<RecordBatch, DataFusionError> {
+pub(super) fn compacted(batch: &RecordBatch) -> Result<RecordBatch, DataFusionError> {
     let columns = batch.columns().iter().map(|column| match column.data_type() {
         DataType::Utf8View => own(column.as_byte_view::<StringViewType>(), column),
         DataType::BinaryView => own(column.as_byte_view::<BinaryViewType>(), column),

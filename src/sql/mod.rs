@@ -46,6 +46,7 @@
 //! | `pieces` | a join's input in small pieces |
 //! | `compact` | sorted rows that hold on to no more memory than they need |
 //! | `windows` | windows that would be others on the bees they are sent to |
+//! | `window_parts` | windows over one partition at a time |
 //! | `stop_points` | where a plan lets go of its thread |
 //! | `world`, `system_table` | the tables of the box `system` |
 //! | `verify` | whether what the ledger says of cells is so |
@@ -105,6 +106,7 @@ mod system_table;
 mod time_travel;
 mod verify;
 mod view;
+mod window_parts;
 mod windows;
 mod world;
 pub mod z_order;

@@ -9,6 +9,7 @@ use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{DataFusionError, Statistics};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_plan::metrics::{ExecutionPlanMetricsSet, MetricsSet};
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties, StatisticsArgs};
 
 use crate::Error;
@@ -20,18 +21,32 @@ pub(crate) trait Passing: fmt::Debug + Send + Sync + 'static {
 
     /// The same rows in the same order.
     fn pass(rows: SendableRecordBatchStream) -> SendableRecordBatchStream;
+
+    /// The rows of a partition of `input`, for a step that does more than pass them on.
+    ///
+    /// # Errors
+    /// Whatever the input fails with.
+    fn execute(
+        input: &Arc<dyn ExecutionPlan>,
+        partition: usize,
+        context: Arc<TaskContext>,
+        _: &ExecutionPlanMetricsSet,
+    ) -> Result<SendableRecordBatchStream, DataFusionError> {
+        Ok(Self::pass(input.execute(partition, context)?))
+    }
 }
 
 /// A step that passes rows on.
 #[derive(Debug)]
 pub(crate) struct Passes<P> {
     input: Arc<dyn ExecutionPlan>,
+    metrics: ExecutionPlanMetricsSet,
     passing: PhantomData<P>,
 }
 
 impl<P> Passes<P> {
     pub(crate) fn new(input: Arc<dyn ExecutionPlan>) -> Self {
-        Self { input, passing: PhantomData }
+        Self { input, metrics: ExecutionPlanMetricsSet::new(), passing: PhantomData }
     }
 
     pub(crate) fn input(&self) -> &Arc<dyn ExecutionPlan> {
@@ -84,7 +99,11 @@ impl<P: Passing> ExecutionPlan for Passes<P> {
         partition: usize,
         context: Arc<TaskContext>,
     ) -> Result<SendableRecordBatchStream, DataFusionError> {
-        Ok(P::pass(self.input.execute(partition, context)?))
+        P::execute(&self.input, partition, context, &self.metrics)
+    }
+
+    fn metrics(&self) -> Option<MetricsSet> {
+        Some(self.metrics.clone_inner())
     }
 
     fn statistics_from_inputs(

@@ -18,6 +18,7 @@ use super::join_order::JoinOrder;
 use super::open_quotes::open_quotes;
 use super::selectivity::filter_estimates;
 use super::stop_points::stop_points;
+use super::window_parts::window_parts;
 use super::windows::sorted_partitions;
 
 /// A session that plans by all of them.
@@ -46,6 +47,7 @@ fn physical_rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
     rules.push(Arc::new(EachStep { name: "stop_points", change: stop_points }));
     rules.push(Arc::new(EachStep { name: "open_quotes", change: open_quotes }));
     rules.push(Arc::new(EachStep { name: "compact_sorts", change: compact_sorts }));
+    rules.push(Arc::new(EachStep { name: "window_parts", change: window_parts }));
     rules
 }
 

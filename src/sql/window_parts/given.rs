@@ -1,0 +1,135 @@
+//! What a window has done and nobody has taken yet.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, RecordBatch, UInt32Array};
+use arrow::compute::take;
+use arrow::datatypes::DataType;
+use datafusion::common::ScalarValue;
+use datafusion::execution::SendableRecordBatchStream;
+use datafusion::execution::memory_pool::MemoryReservation;
+use futures::StreamExt;
+
+use super::rows::{Rows, copied};
+use super::{Result, Windows, compacted};
+
+/// The value of each window in a partition.
+pub(super) type Values = Arc<[ScalarValue]>;
+
+/// Batches in their order, made when they are asked for.
+pub(super) struct Given {
+    windows: Arc<Windows>,
+    batches: VecDeque<Next>,
+}
+
+enum Next {
+    /// Rows, their memory, and the windows' columns, from the row at which theirs begin.
+    Columns(RecordBatch, MemoryReservation, Arc<Columns>, usize),
+    /// Rows, their memory, and the values of so many of them.
+    Constants(RecordBatch, MemoryReservation, Vec<(usize, Values)>),
+    /// Rows on the disk, which have the same values, and the memory of those.
+    Spilled(SendableRecordBatchStream, Values, MemoryReservation),
+}
+
+/// The columns of windows, and their memory.
+struct Columns {
+    columns: Vec<ArrayRef>,
+    _memory: MemoryReservation,
+}
+
+impl Given {
+    pub(super) fn new(windows: Arc<Windows>) -> Self {
+        Self { windows, batches: VecDeque::new() }
+    }
+
+    /// All these rows with `columns`, which take `memory`.
+    pub(super) fn columns(&mut self, rows: Rows, columns: Vec<ArrayRef>, memory: MemoryReservation) {
+        let columns = Arc::new(Columns { columns, _memory: memory });
+        let mut at = 0;
+        for (piece, memory) in rows.into_pieces() {
+            let rows = piece.num_rows();
+            self.batches.push_back(Next::Columns(piece, memory, Arc::clone(&columns), at));
+            at += rows;
+        }
+    }
+
+    /// All these rows, so many of which have the same values.
+    pub(super) fn constants(&mut self, rows: Rows, values: Vec<(usize, Values)>) {
+        let mut values = values.into_iter();
+        let mut next = values.next();
+        for (piece, memory) in rows.into_pieces() {
+            let (mut left, mut of_piece) = (piece.num_rows(), Vec::new());
+            while let Some((count, values_of)) = next.as_mut().filter(|_| left > 0) {
+                let rows = left.min(*count);
+                of_piece.push((rows, Arc::clone(values_of)));
+                (left, *count) = (left - rows, *count - rows);
+                if *count == 0 {
+                    next = values.next();
+                }
+            }
+            self.batches.push_back(Next::Constants(piece, memory, of_piece));
+        }
+    }
+
+    /// All rows of a file, which have the same values.
+    pub(super) fn spilled(&mut self, rows: SendableRecordBatchStream, values: Values, memory: MemoryReservation) {
+        self.batches.push_back(Next::Spilled(rows, values, memory));
+    }
+
+    /// The next batch.
+    pub(super) async fn next(&mut self) -> Result<Option<RecordBatch>> {
+        while let Some(next) = self.batches.pop_front() {
+            match next {
+                Next::Columns(rows, _memory, columns, at) => {
+                    return self.with_columns(&rows, &columns.columns, at).map(Some);
+                }
+                Next::Constants(rows, memory, values) => return self.with_values(&rows, &values, &memory).map(Some),
+                Next::Spilled(mut rows, values, memory) => {
+                    let Some(batch) = rows.next().await.transpose()? else { continue };
+                    let with_values = self.with_values(&batch, &[(batch.num_rows(), Arc::clone(&values))], &memory)?;
+                    memory.free();
+                    self.batches.push_front(Next::Spilled(rows, values, memory));
+                    return Ok(Some(with_values));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    fn with_columns(&self, rows: &RecordBatch, columns: &[ArrayRef], at: usize) -> Result<RecordBatch> {
+        let is_all = |column: &ArrayRef| at == 0 && column.len() == rows.num_rows();
+        if columns.iter().all(is_all) {
+            return self.windows.with(rows, columns.to_vec());
+        }
+        // A part of a column would keep all of it in memory.
+        let part = |column: &ArrayRef| copied(&column.slice(at, rows.num_rows()));
+        let columns = columns.iter().map(part).collect::<Result<_>>()?;
+        compacted(&self.windows.with(rows, columns)?)
+    }
+
+    fn with_values(
+        &self,
+        rows: &RecordBatch,
+        values: &[(usize, Values)],
+        memory: &MemoryReservation,
+    ) -> Result<RecordBatch> {
+        let numbers = values.iter().zip(0u32..).flat_map(|((count, _), at)| std::iter::repeat_n(at, *count));
+        let numbers = UInt32Array::from_iter_values(numbers);
+        let column = |window: usize| {
+            let of_parts = ScalarValue::iter_to_array(values.iter().filter_map(|(_, of)| of.get(window)).cloned())?;
+            let bytes = values.iter().map(|(count, of)| of.get(window).map_or(0, |value| count * copy_of(value)));
+            memory.try_grow(bytes.sum())?;
+            Ok(take(&of_parts, &numbers, None)?)
+        };
+        self.windows.with(rows, (0..self.windows.count()).map(column).collect::<Result<_>>()?)
+    }
+}
+
+/// Bytes of a value in a row of a column.
+fn copy_of(value: &ScalarValue) -> usize {
+    match value.data_type() {
+        DataType::Utf8View | DataType::BinaryView => size_of::<u128>(),
+        _ => value.size(),
+    }
+}
