@@ -55,12 +55,16 @@ impl Passing for Compact {
 
 /// The same rows; texts of which little is seen are copied.
 pub(super) fn compacted(batch: &RecordBatch) -> Result<RecordBatch, DataFusionError> {
-    let columns = batch.columns().iter().map(|column| match column.data_type() {
+    Ok(RecordBatch::try_new(batch.schema(), batch.columns().iter().map(compact).collect())?)
+}
+
+/// The same values; texts of which little is seen are copied.
+pub(super) fn compact(column: &ArrayRef) -> ArrayRef {
+    match column.data_type() {
         DataType::Utf8View => own(column.as_byte_view::<StringViewType>(), column),
         DataType::BinaryView => own(column.as_byte_view::<BinaryViewType>(), column),
         _ => Arc::clone(column),
-    });
-    Ok(RecordBatch::try_new(batch.schema(), columns.collect())?)
+    }
 }
 
 fn own<T: ByteViewType>(views: &GenericByteViewArray<T>, column: &ArrayRef) -> ArrayRef {

@@ -2,39 +2,38 @@
 //!
 //! The engine's step for windows that look at all rows of a partition takes in its whole input before it gives a row, and
 //! tells nobody what it holds. Here the rows of a partition are given out as soon as the next one begins, and what is held is
-//! told to the memory pool. Where a window is the same in all rows of a partition, one that does not fit waits on the disk.
+//! told to the memory pool. The rows of a partition that does not fit wait on the disk: only the columns that the windows look
+//! at stay, or, where a window is the same in all of a partition's rows, an aggregate over them.
 //!
 //! ```text
-//! input ──▶ Rows: partitions that have not ended ──▶ windows over those that have ──▶ batches
-//!               └──▶ Beginning: on the disk what does not fit, with aggregates over it ──┘
+//! input ──▶ Rows: partitions that have not ended ──▶ windows over those that have ──▶ Given: batches
+//!               └──▶ Beginning: on the disk what does not fit ──────┘
 //! ```
 
 mod given;
 mod rows;
+mod windows;
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, NullArray, RecordBatch, RecordBatchOptions};
+use arrow::array::RecordBatch;
 use arrow::compute::{SortColumn, concat};
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::common::DataFusionError;
 use datafusion::common::tree_node::Transformed;
 use datafusion::common::utils::evaluate_partition_ranges;
-use datafusion::common::{DataFusionError, ScalarValue};
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
 use datafusion::execution::{SendableRecordBatchStream, SpillFile, TaskContext};
-use datafusion::logical_expr::{Accumulator, WindowFrameBound, WindowFrameUnits};
 use datafusion::physical_expr::PhysicalSortExpr;
-use datafusion::physical_expr::utils::collect_columns;
 use datafusion::physical_plan::metrics::{BaselineMetrics, ExecutionPlanMetricsSet, RecordOutput, SpillMetrics};
 use datafusion::physical_plan::stream::{EmptyRecordBatchStream, RecordBatchStreamAdapter};
-use datafusion::physical_plan::windows::{PlainAggregateWindowExpr, StandardWindowExpr, WindowAggExec, WindowExpr};
+use datafusion::physical_plan::windows::WindowAggExec;
 use datafusion::physical_plan::{ExecutionPlan, SpillManager};
 use futures::{StreamExt, stream};
 
-use self::given::{Given, Values};
-use self::rows::{Rows, copied};
-use super::compact::compacted;
+use self::given::{Behind, Given};
+use self::rows::{Rows, copied, copied_rows};
+use self::windows::{Sums, Windows};
+use super::compact::{compact, compacted};
 use super::passing::{Passes, Passing};
 
 type Result<T> = std::result::Result<T, DataFusionError>;
@@ -85,174 +84,18 @@ impl Passing for WindowParts {
     }
 }
 
-/// The windows of a step.
-pub(super) struct Windows {
-    windows: Vec<Arc<dyn WindowExpr>>,
-    /// The columns of the input that they look at.
-    wanted: BTreeSet<usize>,
-    /// The columns of the input, and theirs.
-    schema: SchemaRef,
-    /// Whether each is the same in all rows of a partition.
-    is_constant: bool,
-}
-
-impl Windows {
-    fn new(window: &WindowAggExec) -> Self {
-        let windows = window.window_expr().to_vec();
-        let columns = 0..window.input().schema().fields().len();
-        let wanted = match windows.iter().all(has_no_filter) {
-            true => windows.iter().flat_map(looks_at).collect(),
-            false => columns.collect(),
-        };
-        let is_constant = windows.iter().all(is_constant);
-        Self { windows, wanted, schema: window.schema(), is_constant }
-    }
-
-    fn count(&self) -> usize {
-        self.windows.len()
-    }
-
-    /// Aggregates for the value of each in a partition, where it has one.
-    fn sums(&self, memory: &MemoryReservation) -> Result<Sums> {
-        let aggregate = |window: &Arc<dyn WindowExpr>| match window.as_any().downcast_ref::<PlainAggregateWindowExpr>()
-        {
-            Some(window) => window.get_aggregate_expr().create_accumulator(),
-            None => Err(DataFusionError::Internal(format!("{} is no aggregate", window.name()))),
-        };
-        Ok(Sums { sums: self.windows.iter().map(aggregate).collect::<Result<_>>()?, memory: memory.new_empty() })
-    }
-
-    /// What they look at of `pieces`, as one batch; other columns are there in name only.
-    fn batch(&self, pieces: &[RecordBatch]) -> Result<RecordBatch> {
-        let [first, ..] = pieces else {
-            return Err(DataFusionError::Internal(String::from("a partition has rows")));
-        };
-        let rows = pieces.iter().map(RecordBatch::num_rows).sum();
-        let (mut fields, mut columns) = (Vec::new(), Vec::new());
-        for (at, field) in first.schema().fields().iter().enumerate() {
-            if self.wanted.contains(&at) {
-                let parts: Vec<&dyn Array> = pieces.iter().map(|piece| piece.column(at).as_ref()).collect();
-                columns.push(concat(&parts)?);
-                fields.push(Arc::clone(field));
-            } else {
-                columns.push(Arc::new(NullArray::new(rows)) as ArrayRef);
-                fields.push(Arc::new(Field::new(field.name(), DataType::Null, true)));
-            }
-        }
-        let rows = RecordBatchOptions::new().with_row_count(Some(rows));
-        Ok(RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), columns, &rows)?)
-    }
-
-    /// Bytes that it takes to have all of them over `pieces`, beside those.
-    fn needs(&self, pieces: &[RecordBatch]) -> Result<usize> {
-        let rows: usize = pieces.iter().map(RecordBatch::num_rows).sum();
-        let is_by_row = self.windows.iter().any(is_by_row);
-        let (mut looked_at, mut texts) = (0, 0);
-        for (piece, at) in pieces.iter().flat_map(|piece| self.wanted.iter().map(move |at| (piece, *at))) {
-            looked_at += piece.column(at).to_data().get_slice_memory_size()?;
-            texts += if is_by_row { text_bytes(piece.column(at)) } else { 0 };
-        }
-        let widths =
-            self.windows.iter().map(|window| Ok(width(window.field()?.data_type()))).collect::<Result<Vec<_>>>();
-        let scalars = if is_by_row { rows * size_of::<ScalarValue>() + looked_at + texts } else { 0 };
-        let copied = if pieces.len() > 1 { looked_at } else { 0 };
-        Ok(copied + rows * widths?.iter().sum::<usize>() + scalars)
-    }
-
-    /// The column of each over `batch`, whose partitions begin at `starts`.
-    async fn columns(&self, batch: &RecordBatch, starts: &[usize], pause: bool) -> Result<Vec<ArrayRef>> {
-        let ends = starts.iter().skip(1).copied().chain([batch.num_rows()]);
-        let parts: Vec<RecordBatch> = starts.iter().zip(ends).map(|(from, to)| batch.slice(*from, to - from)).collect();
-        let mut columns = Vec::with_capacity(self.windows.len());
-        for window in &self.windows {
-            let column = parts.iter().map(|part| window.evaluate(part)).collect::<Result<Vec<_>>>()?;
-            columns.push(concat(&column.iter().map(AsRef::as_ref).collect::<Vec<_>>())?);
-            if pause {
-                tokio::task::yield_now().await;
-            }
-        }
-        Ok(columns)
-    }
-
-    /// `rows` with the columns of the windows behind them.
-    fn with(&self, rows: &RecordBatch, windows: Vec<ArrayRef>) -> Result<RecordBatch> {
-        let columns = rows.columns().iter().cloned().chain(windows).collect();
-        Ok(RecordBatch::try_new(Arc::clone(&self.schema), columns)?)
-    }
-}
-
-/// Whether it is known to have no FILTER, which only the text of its structure tells.
-fn has_no_filter(window: &Arc<dyn WindowExpr>) -> bool {
-    window.as_any().is::<StandardWindowExpr>() || format!("{window:?}").ends_with(" filter: None }")
-}
-
-fn looks_at(window: &Arc<dyn WindowExpr>) -> Vec<usize> {
-    let looked_at = window.all_expressions();
-    let all = looked_at.args.iter().chain(&looked_at.order_by_exprs);
-    all.flat_map(collect_columns).map(|column| column.index()).collect()
-}
-
-/// Whether it is the same in all rows of a partition, and only has to be told the rows.
-fn is_constant(window: &Arc<dyn WindowExpr>) -> bool {
-    let frame = window.get_window_frame();
-    let is_all = |bound: &WindowFrameBound| match bound {
-        WindowFrameBound::CurrentRow => frame.units == WindowFrameUnits::Range && window.order_by().is_empty(),
-        _ => bound.is_unbounded(),
-    };
-    let is_aggregate = window.as_any().is::<PlainAggregateWindowExpr>();
-    is_aggregate && has_no_filter(window) && is_all(&frame.start_bound) && is_all(&frame.end_bound)
-}
-
-/// Whether the engine has a [`ScalarValue`] for each row while it computes it.
-fn is_by_row(window: &Arc<dyn WindowExpr>) -> bool {
-    match window.as_any().downcast_ref::<StandardWindowExpr>() {
-        Some(window) => {
-            window.get_standard_func_expr().create_evaluator().is_ok_and(|evaluator| evaluator.uses_window_frame())
-        }
-        None => !is_constant(window),
-    }
-}
-
-/// Bytes of texts behind their views.
-fn text_bytes(column: &ArrayRef) -> usize {
-    match column.data_type() {
-        DataType::Utf8View => column.as_string_view().total_buffer_bytes_used(),
-        DataType::BinaryView => column.as_binary_view().total_buffer_bytes_used(),
-        _ => 0,
-    }
-}
-
-/// Bytes of a value in a column, without what a text has beside its view.
-fn width(data_type: &DataType) -> usize {
-    data_type.primitive_width().unwrap_or(size_of::<u128>())
-}
-
-/// Aggregates over the rows of one partition.
-struct Sums {
-    sums: Vec<Box<dyn Accumulator>>,
-    memory: MemoryReservation,
-}
-
-impl Sums {
-    async fn add(&mut self, windows: &Windows, rows: &RecordBatch) -> Result<()> {
-        for (sum, window) in self.sums.iter_mut().zip(&windows.windows) {
-            sum.update_batch(&window.evaluate_args(rows)?)?;
-        }
-        self.memory.try_resize(self.sums.iter().map(|sum| sum.size()).sum())?;
-        // There can be many of these without a look at the input.
-        tokio::task::yield_now().await;
-        Ok(())
-    }
-
-    fn values(mut self) -> Result<Values> {
-        self.sums.iter_mut().map(|sum| sum.evaluate()).collect()
-    }
-}
-
 /// The rows of a partition that did not fit.
 struct Beginning {
-    files: Vec<Arc<dyn SpillFile>>,
-    sums: Sums,
+    /// Where they are, and how many in each.
+    files: Vec<(Arc<dyn SpillFile>, usize)>,
+    known: Known,
+}
+
+/// What is known of them without the disk.
+enum Known {
+    Sums(Sums),
+    /// What the windows look at.
+    Columns(Rows),
 }
 
 /// What is done with the rows of one input.
@@ -284,7 +127,7 @@ impl Parts {
         metrics: &ExecutionPlanMetricsSet,
     ) -> Self {
         let (windows, runtime) = (Arc::new(Windows::new(window)), context.runtime_env());
-        let may_spill = windows.is_constant && runtime.disk_manager.tmp_files_enabled();
+        let may_spill = windows.leave_columns() && runtime.disk_manager.tmp_files_enabled();
         let consumer = MemoryConsumer::new(format!("WindowParts[{partition}]")).with_can_spill(may_spill);
         let memory = consumer.register(&runtime.memory_pool);
         let spilled = SpillMetrics::new(metrics, partition);
@@ -366,81 +209,125 @@ impl Parts {
         if !self.may_spill {
             return Err(too_much);
         }
+        if self.beginning.is_some() && self.open.partitions() > 1 {
+            let rest = self.open.split(1)?;
+            self.give(rest).await?;
+        }
         if self.open.partitions() > 1 {
             let ended = self.open.split(self.open.partitions() - 1)?;
             self.give(ended).await?;
         }
         let pieces = self.open.clear();
-        if self.beginning.is_none() {
-            self.beginning = Some(Beginning { files: Vec::new(), sums: self.windows.sums(self.open.memory())? });
-        }
-        if let Some(beginning) = &mut self.beginning {
-            for piece in &pieces {
-                beginning.sums.add(&self.windows, piece).await?;
+        let mut beginning = match self.beginning.take() {
+            Some(beginning) => beginning,
+            None => Beginning { files: Vec::new(), known: self.nothing_known()? },
+        };
+        self.put_away(pieces, &mut beginning).await?;
+        self.beginning = Some(beginning);
+        Ok(())
+    }
+
+    async fn put_away(&mut self, pieces: Vec<RecordBatch>, beginning: &mut Beginning) -> Result<()> {
+        let rows = pieces.iter().map(RecordBatch::num_rows).sum();
+        let file = self.disk.spill_record_batch_and_finish(&pieces, "the rows of a window")?;
+        beginning.files.extend(file.map(|file| (file, rows)));
+        for piece in pieces {
+            match &mut beginning.known {
+                Known::Sums(sums) => sums.add(&self.windows, &piece).await?,
+                Known::Columns(columns) => columns.push(copied_rows(&self.windows.batch(&[piece])?)?, [])?,
             }
-            beginning.files.extend(self.disk.spill_record_batch_and_finish(&pieces, "the rows of a window")?);
         }
         Ok(())
     }
 
-    /// Has these partitions given out, the first of them with what it began with.
+    fn nothing_known(&self) -> Result<Known> {
+        let memory = self.open.memory();
+        Ok(match self.windows.is_constant {
+            true => Known::Sums(self.windows.sums(memory)?),
+            false => Known::Columns(Rows::new(memory.new_empty())),
+        })
+    }
+
+    /// Has these partitions given out. Where the first did not fit, it is the only one.
     async fn give(&mut self, rows: Rows) -> Result<()> {
         if let Some(beginning) = self.beginning.take() {
-            let Beginning { files, sums } = beginning;
-            return self.give_constants(rows, Some(sums), files).await;
+            return self.give_all_of(beginning, rows, &[0]).await;
         }
         // A copy of little is nothing, and tiny batches would cost all that follows.
         let rows = if rows.rows() <= 2 * self.batch_size { rows.merged() } else { rows };
-        match self.windows.is_constant && rows.pieces().len() > 1 {
-            true => self.give_constants(rows, None, Vec::new()).await,
-            false => self.give_columns(rows).await,
+        if self.windows.is_constant && rows.pieces().len() > 1 {
+            return self.give_constants(rows).await;
+        }
+        match self.room_for_windows(rows.pieces()) {
+            Ok(room) => {
+                let columns = self.windows.columns(rows.pieces(), rows.starts(), room).await?;
+                self.given.columns(rows, columns);
+                Ok(())
+            }
+            Err(_) if self.windows.is_constant => self.give_constants(rows).await,
+            Err(too_much) if !self.may_spill => Err(too_much),
+            Err(_) => {
+                let (starts, none) = (rows.starts().to_vec(), self.nothing_known()?);
+                self.give_all_of(Beginning { files: Vec::new(), known: none }, rows, &starts).await
+            }
         }
     }
 
-    async fn give_constants(
-        &mut self,
-        rows: Rows,
-        mut begun: Option<Sums>,
-        files: Vec<Arc<dyn SpillFile>>,
-    ) -> Result<()> {
-        let windows = Arc::clone(&self.windows);
+    /// Gives out partitions that begin at `starts`, and are on the disk but for the `rest`.
+    async fn give_all_of(&mut self, mut beginning: Beginning, mut rest: Rows, starts: &[usize]) -> Result<()> {
+        let memory = rest.memory().new_empty();
+        if matches!(beginning.known, Known::Columns(_)) {
+            // The windows have a use for the memory.
+            self.put_away(rest.clear(), &mut beginning).await?;
+        }
+        match beginning.known {
+            Known::Sums(mut sums) => {
+                for piece in rest.pieces() {
+                    sums.add(&self.windows, piece).await?;
+                }
+                let values = sums.values()?;
+                for (file, _) in beginning.files {
+                    let rows = self.disk.read_spill_as_stream(file, None)?;
+                    self.given.spilled(rows, Behind::Values(Arc::clone(&values)), memory.new_empty());
+                }
+                let count = rest.rows();
+                self.given.constants(rest, vec![(count, values)]);
+            }
+            Known::Columns(known) => {
+                let room = self.room_for_windows(known.pieces())?;
+                let columns = self.windows.columns(known.pieces(), starts, room).await?;
+                drop(known);
+                let mut at = 0;
+                for (file, rows) in beginning.files {
+                    let batches = self.disk.read_spill_as_stream(file, None)?;
+                    self.given.spilled(batches, Behind::Columns(Arc::clone(&columns), at), memory.new_empty());
+                    at += rows;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn give_constants(&mut self, rows: Rows) -> Result<()> {
         let mut values = Vec::new();
         for part in rows.parts() {
-            let mut sums = match begun.take() {
-                Some(begun) => begun,
-                None => windows.sums(self.open.memory())?,
-            };
+            let mut sums = self.windows.sums(rows.memory())?;
             let mut count = 0;
             for piece in &part {
-                sums.add(&windows, piece).await?;
+                sums.add(&self.windows, piece).await?;
                 count += piece.num_rows();
             }
             values.push((count, sums.values()?));
-        }
-        if let Some((_, values)) = values.first() {
-            for file in files {
-                self.given.spilled(
-                    self.disk.read_spill_as_stream(file, None)?,
-                    Arc::clone(values),
-                    self.open.memory().new_empty(),
-                );
-            }
         }
         self.given.constants(rows, values);
         Ok(())
     }
 
-    async fn give_columns(&mut self, rows: Rows) -> Result<()> {
-        let working = self.open.memory().new_empty();
-        working.try_grow(self.windows.needs(rows.pieces())?)?;
-        let is_one = rows.pieces().len() == 1;
-        let columns = {
-            let batch = self.windows.batch(rows.pieces())?;
-            self.windows.columns(&batch, rows.starts(), !is_one).await?
-        };
-        working.try_resize(columns.iter().map(|column| column.get_buffer_memory_size()).sum())?;
-        self.given.columns(rows, columns, working);
-        Ok(())
+    /// Memory for the windows over `pieces`.
+    fn room_for_windows(&self, pieces: &[RecordBatch]) -> Result<MemoryReservation> {
+        let memory = self.open.memory().new_empty();
+        memory.try_grow(self.windows.needs(pieces)?)?;
+        Ok(memory)
     }
 }
 
@@ -458,3 +345,6 @@ fn is_same(last: &[SortColumn], first: &[SortColumn]) -> Result<bool> {
 fn row(key: &SortColumn, at: usize) -> Result<SortColumn> {
     Ok(SortColumn { values: copied(&key.values.slice(at, 1))?, options: key.options })
 }
+
+#[cfg(test)]
+mod tests;

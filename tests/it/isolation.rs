@@ -87,6 +87,33 @@ fn a_node_that_may_not_spill_writes_nothing_to_its_disk() {
 }
 
 #[test]
+fn windows_take_no_more_memory_than_there_is() {
+    let folder = folder();
+    let (colony, _scratch) = with_wide(&folder, 10 << 30);
+    let sums = |rows: &[RecordBatch]| (integers(rows, 0), integers(rows, 1), integers(rows, 2));
+    let over =
+        |window: &str| format!("SELECT count(*), sum(length(t)), sum(w) FROM (SELECT t, {window} AS w FROM wide)");
+    // Many partitions: each is done with before the next.
+    let (rows, _) = answer(&colony, &over("max(k) OVER (PARTITION BY k % 1000)"));
+    let of_each: i64 = (499_001..=500_000).map(|k| k * 500).sum();
+    assert_eq!(sums(&rows), (vec![500_000], vec![500_000 * 320], vec![of_each]));
+    // One that is larger than the memory waits on the disk.
+    let (rows, stats) = answer(&colony, &over("max(k) OVER ()"));
+    assert_eq!(sums(&rows), (vec![500_000], vec![500_000 * 320], vec![500_000 * 500_000]));
+    assert!(stats.spilled > 1 << 20, "{stats:?}");
+    let (rows, _) = answer(&colony, &over("ntile(2) OVER (ORDER BY k)"));
+    assert_eq!(sums(&rows), (vec![500_000], vec![500_000 * 320], vec![750_000]));
+    // All texts are looked at together.
+    let error = ask(
+        &colony,
+        &over("length(nth_value(t, 2) OVER (ORDER BY k ROWS BETWEEN 1 PRECEDING AND UNBOUNDED FOLLOWING))"),
+    );
+    let error = error.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::MemoryExceeded, "{error}");
+    assert_eq!(integers(&run(&colony, "SELECT count(*) FROM wide"), 0), [500_000]);
+}
+
+#[test]
 fn stages_keep_to_the_limit_of_the_scratch_folder() {
     let folder = folder();
     let (colony, scratch) = with_wide(&folder, 1 << 20);

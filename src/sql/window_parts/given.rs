@@ -12,7 +12,8 @@ use datafusion::execution::memory_pool::MemoryReservation;
 use futures::StreamExt;
 
 use super::rows::{Rows, copied};
-use super::{Result, Windows, compacted};
+use super::windows::Windows;
+use super::{Result, compacted};
 
 /// The value of each window in a partition.
 pub(super) type Values = Arc<[ScalarValue]>;
@@ -28,14 +29,22 @@ enum Next {
     Columns(RecordBatch, MemoryReservation, Arc<Columns>, usize),
     /// Rows, their memory, and the values of so many of them.
     Constants(RecordBatch, MemoryReservation, Vec<(usize, Values)>),
-    /// Rows on the disk, which have the same values, and the memory of those.
-    Spilled(SendableRecordBatchStream, Values, MemoryReservation),
+    /// Rows on the disk, what is behind them, and its memory.
+    Spilled(SendableRecordBatchStream, Behind, MemoryReservation),
+}
+
+/// What is behind the rows of a file.
+pub(super) enum Behind {
+    /// Columns, from the row at which theirs begin.
+    Columns(Arc<Columns>, usize),
+    /// The same in all of them.
+    Values(Values),
 }
 
 /// The columns of windows, and their memory.
-struct Columns {
-    columns: Vec<ArrayRef>,
-    _memory: MemoryReservation,
+pub(super) struct Columns {
+    pub(super) columns: Vec<ArrayRef>,
+    pub(super) _memory: MemoryReservation,
 }
 
 impl Given {
@@ -43,9 +52,8 @@ impl Given {
         Self { windows, batches: VecDeque::new() }
     }
 
-    /// All these rows with `columns`, which take `memory`.
-    pub(super) fn columns(&mut self, rows: Rows, columns: Vec<ArrayRef>, memory: MemoryReservation) {
-        let columns = Arc::new(Columns { columns, _memory: memory });
+    /// All these rows, with `columns`.
+    pub(super) fn columns(&mut self, rows: Rows, columns: Arc<Columns>) {
         let mut at = 0;
         for (piece, memory) in rows.into_pieces() {
             let rows = piece.num_rows();
@@ -72,9 +80,9 @@ impl Given {
         }
     }
 
-    /// All rows of a file, which have the same values.
-    pub(super) fn spilled(&mut self, rows: SendableRecordBatchStream, values: Values, memory: MemoryReservation) {
-        self.batches.push_back(Next::Spilled(rows, values, memory));
+    /// All rows of a file.
+    pub(super) fn spilled(&mut self, rows: SendableRecordBatchStream, behind: Behind, memory: MemoryReservation) {
+        self.batches.push_back(Next::Spilled(rows, behind, memory));
     }
 
     /// The next batch.
@@ -85,12 +93,20 @@ impl Given {
                     return self.with_columns(&rows, &columns.columns, at).map(Some);
                 }
                 Next::Constants(rows, memory, values) => return self.with_values(&rows, &values, &memory).map(Some),
-                Next::Spilled(mut rows, values, memory) => {
+                Next::Spilled(mut rows, mut behind, memory) => {
                     let Some(batch) = rows.next().await.transpose()? else { continue };
-                    let with_values = self.with_values(&batch, &[(batch.num_rows(), Arc::clone(&values))], &memory)?;
+                    let with_windows = match &mut behind {
+                        Behind::Values(values) => {
+                            self.with_values(&batch, &[(batch.num_rows(), Arc::clone(values))], &memory)?
+                        }
+                        Behind::Columns(columns, at) => {
+                            let from = std::mem::replace(at, *at + batch.num_rows());
+                            self.with_columns(&batch, &columns.columns, from)?
+                        }
+                    };
                     memory.free();
-                    self.batches.push_front(Next::Spilled(rows, values, memory));
-                    return Ok(Some(with_values));
+                    self.batches.push_front(Next::Spilled(rows, behind, memory));
+                    return Ok(Some(with_windows));
                 }
             }
         }
@@ -126,10 +142,10 @@ impl Given {
     }
 }
 
-/// Bytes of a value in a row of a column.
+/// Bytes that a value takes in each row, beside what any row does.
 fn copy_of(value: &ScalarValue) -> usize {
     match value.data_type() {
-        DataType::Utf8View | DataType::BinaryView => size_of::<u128>(),
-        _ => value.size(),
+        DataType::Utf8View | DataType::BinaryView => 0,
+        _ => value.size().saturating_sub(size_of::<ScalarValue>()),
     }
 }

@@ -6,7 +6,7 @@ use datafusion::common::DataFusionError;
 use datafusion::common::utils::memory::RecordBatchMemoryCounter;
 use datafusion::execution::memory_pool::MemoryReservation;
 
-type Result<T> = std::result::Result<T, DataFusionError>;
+use super::{Result, compacted};
 
 /// Whole partitions, one behind the other; the last may go on.
 pub(super) struct Rows {
@@ -139,9 +139,10 @@ impl Rows {
     }
 }
 
-fn copied_rows(batch: &RecordBatch) -> Result<RecordBatch> {
+/// A copy of a few rows.
+pub(super) fn copied_rows(batch: &RecordBatch) -> Result<RecordBatch> {
     let columns = batch.columns().iter().map(copied).collect::<Result<_>>()?;
-    super::compacted(&RecordBatch::try_new(batch.schema(), columns)?)
+    compacted(&RecordBatch::try_new(batch.schema(), columns)?)
 }
 
 /// The same values in memory of their own, but for texts.
