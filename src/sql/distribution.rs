@@ -103,7 +103,7 @@ pub fn node_of(url: &Url) -> Option<NodeId> {
 
 /// Counts the changes of [`StepCodec`], and of what a plan means: deleted rows travel as values of a column, names in files
 /// beside it.
-const PLAN_FORMAT: u32 = 5;
+const PLAN_FORMAT: u32 = 6;
 
 /// A fingerprint of what nodes must agree on to share a query: the plan's encoding, and where hashes send rows.
 ///

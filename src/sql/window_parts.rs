@@ -287,7 +287,7 @@ impl Parts {
                 }
                 let values = sums.values()?;
                 for (file, _) in beginning.files {
-                    let rows = self.disk.read_spill_as_stream(file, None)?;
+                    let rows = self.disk.read_spill_as_stream_unbuffered(file, None)?;
                     self.given.spilled(rows, Behind::Values(Arc::clone(&values)), memory.new_empty());
                 }
                 let count = rest.rows();
@@ -299,7 +299,7 @@ impl Parts {
                 drop(known);
                 let mut at = 0;
                 for (file, rows) in beginning.files {
-                    let batches = self.disk.read_spill_as_stream(file, None)?;
+                    let batches = self.disk.read_spill_as_stream_unbuffered(file, None)?;
                     self.given.spilled(batches, Behind::Columns(Arc::clone(&columns), at), memory.new_empty());
                     at += rows;
                 }
