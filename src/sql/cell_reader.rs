@@ -36,8 +36,8 @@ use parquet::schema::types::Type as ParquetType;
 
 use super::deleted::{file_columns, noted_files};
 use super::distribution::file_scan;
-use super::open_quotes::watched;
 use super::shared_scan::SharedScanExec;
+use super::watched_files::watched;
 use crate::Error;
 use crate::storage::file_columns::FileColumns;
 use crate::storage::ledger::ROOT_URL;

@@ -25,7 +25,7 @@
 //! | `pruning` | which cells a filter can leave out |
 //! | `files`, `file_options`, `csv_sample`, `json_schema`, `copy` | a file or a glob of files as a table, and how it is read; COPY |
 //! | `distribution` | how a plan is split over bees |
-//! | `open_quotes` | CSV files in which a quote is never closed |
+//! | `watched_files`, `open_quotes`, `json_escapes` | files that the readers would take for something else |
 //! | `shared_scan` | a scan that the bees of one colony share out while it runs |
 //! | `chains` | how long chains of operators may be |
 //! | `limits` | how large a statement may be |
@@ -74,6 +74,7 @@ mod filter_names;
 mod frame_table;
 mod group_reduction;
 mod join_order;
+mod json_escapes;
 mod json_schema;
 mod layout;
 mod limits;
@@ -107,6 +108,7 @@ mod time_travel;
 mod verify;
 mod view;
 mod window_parts;
+mod watched_files;
 mod windows;
 mod world;
 pub mod z_order;

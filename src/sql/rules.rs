@@ -15,10 +15,10 @@ use super::compact::compact_sorts;
 use super::filter_names::WhereNamesDiffer;
 use super::group_reduction::GroupReduction;
 use super::join_order::JoinOrder;
-use super::open_quotes::open_quotes;
 use super::selectivity::filter_estimates;
 use super::stop_points::stop_points;
 use super::window_parts::window_parts;
+use super::watched_files::watched_files;
 use super::windows::sorted_partitions;
 
 /// A session that plans by all of them.
@@ -45,7 +45,7 @@ fn physical_rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
     rules.insert(0, Arc::new(EachStep { name: "filter_estimates", change: filter_estimates }));
     rules.push(Arc::new(EachStep { name: "sorted_partitions", change: sorted_partitions }));
     rules.push(Arc::new(EachStep { name: "stop_points", change: stop_points }));
-    rules.push(Arc::new(EachStep { name: "open_quotes", change: open_quotes }));
+    rules.push(Arc::new(EachStep { name: "watched_files", change: watched_files }));
     rules.push(Arc::new(EachStep { name: "compact_sorts", change: compact_sorts }));
     rules.push(Arc::new(EachStep { name: "window_parts", change: window_parts }));
     rules
