@@ -290,6 +290,7 @@ impl Meadow {
                 return Ok(true);
             }
             match self.registry.record_of(name).await? {
+                Some(record) if record.dropping => self.remove(name, &record).await?,
                 Some(FrameRecord { view: Some(_), .. }) if or_replace => {
                     let replaced = self.registry.replace_view(name, view.clone()).await?;
                     if replaced {
@@ -302,7 +303,6 @@ impl Meadow {
                         "view {name} exists: choose another name, or use CREATE OR REPLACE VIEW or IF NOT EXISTS"
                     )));
                 }
-                Some(record) if record.dropping => self.remove(name, &record).await?,
                 Some(_) => {
                     return Err(Error::already_exists(format!(
                         "{name} is a frame: choose another name, or DROP FRAME {name} first"
@@ -312,7 +312,7 @@ impl Meadow {
                 None => {}
             }
         }
-        Err(Error::conflict(format!("others make and drop {name} all the time: try again when they are done")))
+        Err(replaced_always(name))
     }
 
     /// Removes a view; `false` when there is none and `if_exists`.
@@ -321,12 +321,19 @@ impl Meadow {
     /// [`ErrorKind::NotFound`] when there is none; [`ErrorKind::InvalidInput`] for a frame.
     pub async fn drop_view(&self, name: &FrameRef, if_exists: bool) -> Result<bool> {
         self.require_writable()?;
-        match self.registry.record_of(name).await? {
-            Some(FrameRecord { view: Some(_), .. }) => self.registry.remove_frame(name).await.map(|()| true),
-            Some(_) => Err(Error::invalid(format!("{name} is a frame: DROP FRAME {name} removes it"))),
-            None if if_exists => Ok(false),
-            None => Err(missing(&format!("view {name}"))),
+        for _ in 0..VIEW_TRIES {
+            if self.registry.drop_view(name).await? {
+                return Ok(true);
+            }
+            match self.registry.record_of(name).await? {
+                // It was replaced meanwhile.
+                Some(FrameRecord { view: Some(_), .. }) => {}
+                Some(_) => return Err(Error::invalid(format!("{name} is a frame: DROP FRAME {name} removes it"))),
+                None if if_exists => return Ok(false),
+                None => return Err(missing(&format!("view {name}"))),
+            }
         }
+        Err(replaced_always(name))
     }
 
     /// Removes a box and, with `cascade`, its frames and views.
@@ -571,6 +578,10 @@ impl Meadow {
         self.ledger.forget(frame);
         Ok(())
     }
+}
+
+fn replaced_always(name: &FrameRef) -> Error {
+    Error::conflict(format!("others make and drop {name} all the time: try again when they are done"))
 }
 
 fn record(schema: &Schema, placement: &Placement) -> Result<FrameRecord> {

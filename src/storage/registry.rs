@@ -10,7 +10,7 @@
 //! record as `dropping`, then removes the data, then the record: a crash in between leaves a name that the next
 //! `CREATE` or `DROP` finishes off.
 //!
-//! A view's record stands where a frame's would, so that a name is one or the other. It can be read as a frame's, whose schema
+//! A view's record stands where a frame's would, so that a name is one or the other; it is dropped in the same way. It can be read as a frame's, whose schema
 //! is none: a version that knows no views says so when it meets one, and makes no frame of it.
 
 use std::sync::Arc;
@@ -86,6 +86,12 @@ impl FrameRecord {
     }
 }
 
+/// A record as it was read.
+struct Seen {
+    record: FrameRecord,
+    version: UpdateVersion,
+}
+
 #[derive(Serialize, Deserialize)]
 struct NameRecord {
     id: String,
@@ -153,18 +159,40 @@ impl Registry {
 
     /// Puts a view in the place of one; `false` when that is not there any more, or is another by now.
     pub(super) async fn replace_view(&self, name: &FrameRef, view: ViewRecord) -> Result<bool> {
-        let (path, store) = (frame_path(name), self.backend.store());
-        let there = match store.get(&path).await {
+        match self.seen_view(name).await? {
+            Some(seen) if !seen.record.dropping => self.swap(name, seen, &FrameRecord::of(Some(view))).await,
+            _ => Ok(false),
+        }
+    }
+
+    /// Removes a view, as a frame is dropped: what has taken its place meanwhile stays. `false` when that is so, or when
+    /// there is none.
+    pub(super) async fn drop_view(&self, name: &FrameRef) -> Result<bool> {
+        let Some(seen) = self.seen_view(name).await? else { return Ok(false) };
+        let dropping = FrameRecord { dropping: true, ..FrameRecord::of(seen.record.view.clone()) };
+        match self.swap(name, seen, &dropping).await? {
+            true => self.remove_frame(name).await.map(|()| true),
+            false => Ok(false),
+        }
+    }
+
+    async fn seen_view(&self, name: &FrameRef) -> Result<Option<Seen>> {
+        let there = match self.backend.store().get(&frame_path(name)).await {
             Ok(there) => there,
-            Err(object_store::Error::NotFound { .. }) => return Ok(false),
+            Err(object_store::Error::NotFound { .. }) => return Ok(None),
             Err(error) => return Err(error.into()),
         };
         let version = UpdateVersion { e_tag: there.meta.e_tag.clone(), version: there.meta.version.clone() };
-        if decode(&there.bytes().await?, &name.to_string())?.view.is_none() {
-            return Ok(false);
-        }
-        let bytes = encode(&FrameRecord::of(Some(view)))?;
-        match store.put_opts(&path, bytes.clone().into(), PutMode::Update(version).into()).await {
+        let record = decode(&there.bytes().await?, &name.to_string())?;
+        Ok(record.view.is_some().then_some(Seen { record, version }))
+    }
+
+    /// Puts a record in the place of that which was seen; `false` when it is another by now.
+    async fn swap(&self, name: &FrameRef, seen: Seen, record: &FrameRecord) -> Result<bool> {
+        let (path, bytes) = (frame_path(name), encode(record)?);
+        let put =
+            self.backend.store().put_opts(&path, bytes.clone().into(), PutMode::Update(seen.version).into()).await;
+        match put {
             Ok(_) => Ok(true),
             // Where the first try's acknowledgement was lost, it is there.
             Err(object_store::Error::Precondition { .. } | object_store::Error::NotFound { .. }) => {
@@ -186,7 +214,10 @@ impl Registry {
         let mut records = records.buffered(READS);
         while let Some((record, name)) = records.next().await {
             match record {
-                Ok(record) => views.extend(record.and_then(|record| record.view).map(|view| (name, view))),
+                Ok(record) => {
+                    let view = record.filter(|record| !record.dropping).and_then(|record| record.view);
+                    views.extend(view.map(|view| (name, view)));
+                }
                 // One that cannot be read does not keep the others from being listed.
                 Err(error) if error.kind() == ErrorKind::Corrupt => {
                     tracing::warn!(%error, %name, "no view is seen here")
@@ -412,6 +443,36 @@ mod tests {
         let done: Vec<bool> = futures::future::try_join_all(at_once).await.unwrap();
         let query = registry.record_of(&one).await.unwrap().unwrap().view.unwrap().query;
         assert!(done.iter().zip(2..9).any(|(done, n)| *done && query == format!("SELECT {n}")), "{query}: {done:?}");
+    }
+
+    #[tokio::test]
+    async fn what_took_a_views_place_is_not_dropped_for_it() {
+        let registry = Registry::new(Arc::new(MemoryBackend::default()));
+        let (hive, box_) = (HiveName::new("h").unwrap(), BoxName::new("b").unwrap());
+        registry.create_hive(&hive, false).await.unwrap();
+        registry.create_box(&hive, &box_, false).await.unwrap();
+        let view = |query: &str| ViewRecord {
+            hive: hive.clone(),
+            box_: box_.clone(),
+            columns: Vec::new(),
+            query: query.into(),
+        };
+        let name: FrameRef = "h.b.v".parse().unwrap();
+        assert!(!registry.drop_view(&name).await.unwrap());
+        registry.create_view(&name, view("SELECT 1")).await.unwrap();
+        let seen = registry.seen_view(&name).await.unwrap().unwrap();
+        assert!(registry.replace_view(&name, view("SELECT 2")).await.unwrap());
+        let dropping = FrameRecord { dropping: true, ..FrameRecord::of(None) };
+        assert!(!registry.swap(&name, seen, &dropping).await.unwrap());
+        assert_eq!(registry.frame_or_view(&name).await.unwrap().view, Some(view("SELECT 2")));
+        // One who broke off between the mark and the end.
+        let seen = registry.seen_view(&name).await.unwrap().unwrap();
+        let dropping = FrameRecord { dropping: true, ..seen.record.clone() };
+        assert!(registry.swap(&name, seen, &dropping).await.unwrap());
+        assert!(registry.views(vec![name.clone()]).await.unwrap().is_empty());
+        assert!(!registry.replace_view(&name, view("SELECT 3")).await.unwrap());
+        assert!(registry.drop_view(&name).await.unwrap());
+        assert!(registry.record_of(&name).await.unwrap().is_none());
     }
 
     #[test]
