@@ -134,6 +134,10 @@ def test_views_are_names_beside_frames(ap: Apiary) -> None:
     assert ap.frames() == ["lab.raw.f", "lab.raw.v"]
     assert ap.sql("SELECT sum(b) FROM lab.raw.v").fetchone() == (5,)
     assert sorted(ap.frame("lab.raw.v").read(["b"]).to_arrow()["b"].to_pylist()) == [2, 3]
+    info = ap.frame("lab.raw.v").describe()
+    assert (info.name, info.schema.names, info.rows) == ("lab.raw.v", ["b"], None)
+    assert info.view == "CREATE VIEW lab.raw.v (b) AS SELECT a FROM lab.raw.f WHERE a > 1"
+    assert (ap.frame("lab.raw.v").schema.names, frame.describe().view) == (["b"], None)
     with pytest.raises(apiary.InvalidInputError, match="lab.raw.v is a view, which has no rows of its own"):
         ap.frame("lab.raw.v").write({"b": [4]})
     with pytest.raises(apiary.InvalidInputError, match="DROP VIEW lab.raw.v removes it"):

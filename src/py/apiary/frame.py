@@ -295,10 +295,20 @@ class Frame:
         return [_entry(**entry) for entry in self._apiary._native.history(self._name, limit)]
 
     def describe(self) -> FrameInfo:
-        """Columns, partitions, version, place and size."""
-        facts = self._apiary._native.describe(self._name)
+        """Columns, partitions, version, place and size; of a view its columns, and the statement that makes it."""
+        try:
+            facts = self._apiary._native.describe(self._name)
+        except InvalidInputError as error:
+            return self._described_view(error)
         facts["schema"] = schema_of(facts["schema"])
         return FrameInfo(**facts)
+
+    def _described_view(self, error: InvalidInputError) -> FrameInfo:
+        made = self._facts(f"SHOW CREATE FRAME {self._quoted()}")[0]["statement"]
+        if not made.startswith("CREATE VIEW"):
+            raise error
+        schema = self._apiary.sql(f"SELECT * FROM {self._quoted()} LIMIT 0").schema
+        return FrameInfo(self._name, "", schema, [], [], 0, 0, None, 0, made)
 
     def _change(self, sql: str, params: Params | None) -> ChangeResult:
         return ChangeResult(**self._facts(sql, params)[0])

@@ -86,7 +86,7 @@ class Leftover(NamedTuple):
 
 
 class FrameInfo(NamedTuple):
-    """What a frame is."""
+    """What a frame or a view is."""
 
     name: str
     """``hive.box.frame``."""
@@ -106,6 +106,8 @@ class FrameInfo(NamedTuple):
     """Rows of that version, where every cell's statistics say so."""
     bytes: int
     """Size of its data files."""
+    view: str | None = None
+    """The statement that makes it, when it is a view: it has no place, version and size then."""
 
 
 class HistoryEntry(NamedTuple):
