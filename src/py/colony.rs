@@ -157,7 +157,7 @@ impl PyColony {
     ) -> PyResult<()> {
         let frame = self.frame_named(frame).or_raise(py)?;
         let schema = schema.into_inner();
-        let placement = Placement { partition_by, cluster_by };
+        let placement = Placement { partition_by, cluster_by, ..Placement::default() };
         self.run(py, |colony| async move { colony.create_frame(&frame, schema, placement, if_not_exists).await })
     }
 

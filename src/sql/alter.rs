@@ -6,12 +6,13 @@ use datafusion::execution::SessionState;
 use datafusion::logical_expr::{DdlStatement, LogicalPlan};
 use datafusion::sql::parser::{DFParser, Statement as DfStatement};
 use datafusion::sql::sqlparser::ast::{ColumnDef, ColumnOption, DataType as SqlType, Ident, Statement as Ast};
+use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
-use datafusion::sql::sqlparser::tokenizer::{Location, Token};
+use datafusion::sql::sqlparser::tokenizer::{Location, Token, TokenWithSpan};
 
 use super::spelling::right_expression;
 use super::statement::{
-    Altering, Statement, columns_in_parentheses, end, folded, names, skip, syntax, take_words, word,
+    Altering, Statement, columns_in_parentheses, end, folded, names, skip, syntax, take_words, word, word_of,
 };
 use crate::storage::{Alteration, Check, FrameState, schema};
 use crate::{Error, Result};
@@ -90,6 +91,21 @@ fn change(parser: &mut Parser<'_>, sql: &str) -> Result<Option<Altering>, Parser
         return Ok(None);
     };
     Ok(Some(Altering::Other(other)))
+}
+
+/// Takes `TBLPROPERTIES ('key' = 'value', …)` out of the tokens of CREATE FRAME.
+///
+/// # Errors
+/// [`crate::ErrorKind::InvalidInput`] for what is not written so.
+pub(super) fn take_properties(tokens: &mut Vec<TokenWithSpan>) -> Result<Vec<(String, String)>> {
+    let is = |token: &TokenWithSpan, text: &str| word_of(&token.token).as_deref() == Some(text);
+    let mut before_query = tokens.iter().enumerate().take_while(|(_, token)| !is(token, "AS"));
+    let Some((start, _)) = before_query.find(|(_, token)| is(token, "TBLPROPERTIES")) else { return Ok(Vec::new()) };
+    let length = tokens[start..].iter().position(|token| token.token == Token::RParen);
+    let taken: Vec<_> = tokens.drain(start..length.map_or(tokens.len(), |length| start + length + 1)).collect();
+    let mut parser = Parser::new(&GenericDialect {}).with_tokens_with_locations(taken);
+    skip(&mut parser, 1);
+    properties(&mut parser).map_err(syntax)
 }
 
 /// `('key' = 'value', …)`

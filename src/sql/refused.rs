@@ -72,9 +72,6 @@ pub(super) fn in_statement(statement: &DfStatement) -> Result<()> {
         }
         Statement::CreateTable(table) => match &table.table_options {
             CreateTableOptions::None => Ok(()),
-            CreateTableOptions::TableProperties(_) => {
-                not("TBLPROPERTIES in CREATE FRAME", "use ALTER FRAME … SET TBLPROPERTIES (…) behind it")
-            }
             _ => not("WITH or OPTIONS of CREATE FRAME", "leave them out: frames have PARTITIONED BY and CLUSTER BY"),
         },
         Statement::AlterView { .. } => not("ALTER VIEW", "use CREATE OR REPLACE VIEW"),

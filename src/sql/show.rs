@@ -92,7 +92,10 @@ impl Planner {
         let record = self.meadow.registry().frame_or_view(&name).await?;
         let statement = match &record.view {
             Some(view) => definition(&name, view),
-            None => making(&self.meadow.describe(&name).await?),
+            None => {
+                let set = self.meadow.state(&name, AsOf::Latest).await?.properties_set();
+                making(&self.meadow.describe(&name).await?, &set)
+            }
         };
         answer::pair(("name", &name.to_string()), ("statement", &statement))
     }
@@ -111,8 +114,8 @@ fn only_like(all: &RecordBatch, like: &str) -> Result<RecordBatch> {
     Ok(filter_record_batch(all, &found)?)
 }
 
-/// CREATE FRAME for one with the same columns.
-fn making(frame: &FrameInfo) -> String {
+/// CREATE FRAME for one with the same columns and properties.
+fn making(frame: &FrameInfo, set: &[(String, String)]) -> String {
     let column = |field: &FieldRef| {
         let null = if field.is_nullable() { "" } else { " NOT NULL" };
         format!("{} {}{null}", as_written(field.name()), sql_type(field.data_type()))
@@ -124,8 +127,10 @@ fn making(frame: &FrameInfo) -> String {
             format!(" {what} BY ({})", columns.iter().map(|c| as_written(c)).collect::<Vec<_>>().join(", "))
         }
     };
+    let set: Vec<String> = set.iter().map(|(key, value)| format!("'{key}' = '{value}'")).collect();
+    let set = if set.is_empty() { String::new() } else { format!(" TBLPROPERTIES ({})", set.join(", ")) };
     format!(
-        "CREATE FRAME {} ({}){}{}",
+        "CREATE FRAME {} ({}){}{}{set}",
         frame.name,
         columns.join(", "),
         by("PARTITIONED", &frame.partition_by),

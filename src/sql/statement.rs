@@ -1,8 +1,8 @@
 //! A parsed statement: DataFusion's SQL plus hives, boxes and frames.
 //!
 //! The text is tokenized once. Statements about hives, boxes and frames are parsed here from the tokens; in all others
-//! the word FRAME becomes TABLE where a statement begins with CREATE, and `PARTITIONED BY (…)` and `CLUSTER BY (…)` are taken
-//! out, because DataFusion's grammar knows none of them; everything else is DataFusion's own parser.
+//! the word FRAME becomes TABLE where a statement begins with CREATE, and `PARTITIONED BY (…)`, `CLUSTER BY (…)` and
+//! `TBLPROPERTIES (…)` are taken out, because DataFusion's grammar knows none of them; everything else is DataFusion's own parser.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer};
 
-use super::alter::alter;
+use super::alter::{alter, take_properties};
 use super::chains::check_chains;
 use super::copy::{copy_from, write_out_options};
 use super::file_options::take_options;
@@ -358,12 +358,13 @@ fn only_name(parser: &mut Parser<'_>, words: usize) -> Result<Vec<String>, Parse
 fn create_frame(mut tokens: Vec<TokenWithSpan>) -> Result<Statement> {
     let partition_by = take_columns(&mut tokens, "PARTITIONED")?;
     let cluster_by = take_columns(&mut tokens, "CLUSTER")?;
+    let properties = take_properties(&mut tokens)?;
     take_using_delta(&mut tokens);
     if let Some(frame) = tokens.iter_mut().find(|t| word_of(&t.token).as_deref() == Some("FRAME")) {
         frame.token = Token::make_keyword("TABLE");
     }
     let statement = Box::new(df_statement(tokens)?);
-    Ok(Statement::CreateFrame { statement, placement: Placement { partition_by, cluster_by } })
+    Ok(Statement::CreateFrame { statement, placement: Placement { partition_by, cluster_by, properties } })
 }
 
 /// Takes out Spark's `USING DELTA`, which every frame is.

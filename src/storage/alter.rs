@@ -46,6 +46,23 @@ const LEGACY_WRITER: [(u64, &[&str]); 5] = [
     (6, &["identityColumns"]),
 ];
 
+/// Properties that may be set of a frame, as its table has them.
+///
+/// # Errors
+/// [`crate::ErrorKind::Unsupported`] for others; [`crate::ErrorKind::InvalidInput`] for values that they do not have.
+pub(super) fn properties_to_set(properties: &[(String, String)]) -> Result<Vec<(String, String)>> {
+    let checked = |(key, value): &(String, String)| {
+        if key != VECTORS {
+            return Err(Error::unsupported(format!("'{key}' cannot be set here: {VECTORS} can, to 'true' or 'false'")));
+        }
+        match value.to_ascii_lowercase() {
+            value if ["true", "false"].contains(&value.as_str()) => Ok((key.clone(), value)),
+            value => Err(Error::invalid(format!("{key} is 'true' or 'false', and not '{value}'"))),
+        }
+    };
+    properties.iter().map(checked).collect()
+}
+
 /// A condition that every row must not fail.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Check {
@@ -385,21 +402,13 @@ impl Table {
 
     fn set_properties(&mut self, properties: &[(String, String)]) -> Result<bool> {
         let mut changed = false;
-        for (key, value) in properties {
-            if key != VECTORS {
-                return Err(Error::unsupported(format!(
-                    "'{key}' cannot be set here: {VECTORS} can, to 'true' or 'false'"
-                )));
+        for (key, value) in properties_to_set(properties)? {
+            // Without it, cells may have rows that are marked: readers still need the feature.
+            if value == "true" {
+                self.require_feature("deletionVectors");
             }
-            let value = value.to_ascii_lowercase();
-            match value.as_str() {
-                "true" => self.require_feature("deletionVectors"),
-                // Cells may have rows that are marked: readers still need the feature.
-                "false" => {}
-                _ => return Err(Error::invalid(format!("{key} is 'true' or 'false', and not '{value}'"))),
-            }
-            changed |= self.setting(key) != Some(&value);
-            self.set(key, value);
+            changed |= self.setting(&key) != Some(&value);
+            self.set(&key, value);
         }
         Ok(changed)
     }

@@ -38,18 +38,20 @@ const FIRST: &str = "00000000";
 /// Columns at most: the order of one that comes after so many others is in no cell's bounds.
 const MAX_COLUMNS: usize = 8;
 
-/// Which rows of a frame lie together.
+/// Which rows of a frame lie together, and what else is set of it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Placement {
     /// Rows with other values of these columns are in other cells.
     pub partition_by: Vec<String>,
     /// Rows of a partition are kept in the order of these columns.
     pub cluster_by: Vec<String>,
+    /// Properties of the Delta table, as ALTER FRAME … SET TBLPROPERTIES takes them.
+    pub properties: Vec<(String, String)>,
 }
 
 impl From<Vec<String>> for Placement {
     fn from(partition_by: Vec<String>) -> Self {
-        Self { partition_by, cluster_by: Vec::new() }
+        Self { partition_by, ..Self::default() }
     }
 }
 

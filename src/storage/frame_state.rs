@@ -10,7 +10,7 @@ use delta_kernel::schema::StructType;
 use delta_kernel::snapshot::SnapshotRef;
 use delta_kernel::table_features::ColumnMappingMode;
 
-use super::alter::{Check, checks};
+use super::alter::{Check, checks, properties_to_set};
 use super::clustering::Clustering;
 use super::file_columns::{FileColumns, physical_name};
 use super::history;
@@ -86,6 +86,14 @@ impl FrameState {
     /// How its columns are found in files, where their physical names do not say it.
     pub fn file_columns(&self) -> Option<&FileColumns> {
         self.file_columns.as_ref()
+    }
+
+    /// Those of its properties that CREATE FRAME and ALTER FRAME set.
+    pub fn properties_set(&self) -> Vec<(String, String)> {
+        self.properties()
+            .into_iter()
+            .filter(|property| properties_to_set(std::slice::from_ref(property)).is_ok())
+            .collect()
     }
 
     /// What its table properties say of how long removed cells and log entries are kept; `None` for log entries that

@@ -343,7 +343,7 @@ impl std::fmt::Debug for Ledger {
 
 impl Inner {
     fn create_blocking(&self, frame: &FrameRef, schema: &SchemaRef, placement: &Placement) -> Result<()> {
-        let Placement { partition_by, cluster_by } = placement;
+        let Placement { partition_by, cluster_by, properties } = placement;
         let kernel_schema: StructType = schema.as_ref().try_into_kernel()?;
         let mut builder = create_table(table_url(frame)?, Arc::new(kernel_schema), ENGINE, false);
         if !partition_by.is_empty() {
@@ -356,6 +356,7 @@ impl Inner {
         if !cluster_by.is_empty() {
             builder = builder.with_table_properties(Clustering::first(cluster_by));
         }
+        builder = builder.with_table_properties(properties.iter().cloned());
         match builder.build(self.engine.as_ref(), self.committer())?.commit(self.engine.as_ref())? {
             CommitResult::Committed(_) => Ok(()),
             CommitResult::Conflicted(_) => Err(Error::already_exists(format!("frame {frame} has a ledger already"))),

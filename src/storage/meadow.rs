@@ -15,6 +15,7 @@ use object_store::path::Path;
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 
+use super::alter::properties_to_set;
 use super::backend::{StorageBackend, open_backend};
 use super::claim::Claims;
 use super::cloud::flag;
@@ -202,7 +203,8 @@ impl Meadow {
         let schema = schema::frame_schema(schema)?;
         let partition_by = schema::partition_columns(&schema, &placement.partition_by)?;
         let cluster_by = cluster_columns(&schema, &partition_by, &placement.cluster_by)?;
-        let placement = Placement { partition_by, cluster_by };
+        let properties = properties_to_set(&placement.properties)?;
+        let placement = Placement { partition_by, cluster_by, properties };
         let record = record(&schema, &placement)?;
         self.make_room(frame).await?;
         self.require_no_table(frame).await?;
@@ -532,8 +534,12 @@ impl Meadow {
             .map_err(|e| Error::corrupt(format!("the registry record of {frame}: {e}")))?;
         let schema: arrow::datatypes::Schema = (&kernel).try_into_arrow()?;
         let schema: SchemaRef = Arc::new(schema);
-        let (partition_by, cluster_by) = (record.partition_by.clone(), record.cluster_by.clone());
-        self.create_ledger(frame, schema, Placement { partition_by, cluster_by }).await
+        let placement = Placement {
+            partition_by: record.partition_by.clone(),
+            cluster_by: record.cluster_by.clone(),
+            properties: record.properties.clone(),
+        };
+        self.create_ledger(frame, schema, placement).await
     }
 
     /// Writes version 0. Whoever wins the name and whoever finds it without a ledger write the same one, so a ledger
@@ -591,6 +597,7 @@ fn record(schema: &Schema, placement: &Placement) -> Result<FrameRecord> {
         schema: serde_json::to_string(&kernel).map_err(|e| Error::internal(e.to_string()))?,
         partition_by: placement.partition_by.clone(),
         cluster_by: placement.cluster_by.clone(),
+        properties: placement.properties.clone(),
         dropping: false,
         view: None,
     })

@@ -51,6 +51,9 @@ pub struct FrameRecord {
     /// Columns that it is clustered by at first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub cluster_by: Vec<String>,
+    /// Properties of its table at first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub properties: Vec<(String, String)>,
     /// Being removed.
     #[serde(default)]
     pub dropping: bool,
@@ -82,7 +85,8 @@ impl FrameRecord {
 
     fn of(view: Option<ViewRecord>) -> Self {
         let id = uuid::Uuid::new_v4().to_string();
-        Self { id, schema: NO_SCHEMA.into(), partition_by: Vec::new(), cluster_by: Vec::new(), dropping: false, view }
+        let (partition_by, cluster_by, properties) = (Vec::new(), Vec::new(), Vec::new());
+        Self { id, schema: NO_SCHEMA.into(), partition_by, cluster_by, properties, dropping: false, view }
     }
 }
 
@@ -412,7 +416,7 @@ mod tests {
 
         #[test]
         fn a_record_is_read_as_it_was_written(id in ".{0,20}", schema in ".{0,40}", columns in proptest::collection::vec(".{0,9}", 0..4)) {
-            let record = FrameRecord { id, schema, partition_by: columns, cluster_by: Vec::new(), dropping: false, view: None };
+            let record = FrameRecord { id, schema, partition_by: columns, ..FrameRecord::of(None) };
             proptest::prop_assert_eq!(decode(&encode(&record).unwrap(), "a.b.c").unwrap(), record);
         }
 
