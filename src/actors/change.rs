@@ -169,13 +169,9 @@ impl Run<'_> {
 
     async fn change(&self, change: &RowChange) -> Result<ChangeResult> {
         let mut target = self.target().await?;
-        let change = &match change.source_of_rows() {
-            Some(sql) => {
-                let source = self.plan(change.filled(&sql)?, &target, false).await?.plan.schema();
-                change.clone().spelled_out(&target.state.schema, &source)?
-            }
-            None => change.clone(),
-        };
+        let spelled_out = until_stopped(self.query, self.core.planner.spelled_out(change, &target, self.ask));
+        let spelled_out = with_room(spelled_out).await?;
+        let change = spelled_out.as_ref().unwrap_or(change);
         // Says what is wrong with the statement before anything is read.
         change.replacement(&target.state.schema, None)?;
         let mut found = Found::default();

@@ -86,6 +86,7 @@ impl Planner {
             Statement::CreateFrame { .. }
             | Statement::CreateView(_)
             | Statement::Describe { .. }
+            | Statement::DescribeQuery(_)
             | Statement::Alter { .. }
             | Statement::Optimize { .. }
             | Statement::CopyFrom { .. }

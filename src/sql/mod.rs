@@ -38,6 +38,7 @@
 //! | `group_reduction` | aggregates of which a join wants a few groups |
 //! | `same_frames` | frames whose names would be taken for each other |
 //! | `same_names` | columns that would have the same name |
+//! | `order_by_all` | ORDER BY ALL |
 //! | `spelling` | what the parser takes otherwise than it is meant |
 //! | `rewrites` | expressions that the engine takes otherwise than SQL does |
 //! | `bounded` | functions that must not grow without end |
@@ -82,6 +83,7 @@ pub mod long_list;
 mod nulls;
 pub mod one_value;
 mod open_quotes;
+mod order_by_all;
 mod passing;
 mod physical_query;
 mod pieces;
@@ -107,8 +109,8 @@ mod system_table;
 mod time_travel;
 mod verify;
 mod view;
-mod window_parts;
 mod watched_files;
+mod window_parts;
 mod windows;
 mod world;
 pub mod z_order;

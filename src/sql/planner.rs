@@ -36,6 +36,7 @@ use super::layout::Layout;
 use super::limits::{check_statement, survey};
 use super::nulls::with_nulls;
 use super::one_value::{one_value, with_one_value};
+use super::order_by_all::by_found_columns;
 use super::physical_query::{PhysicalQuery, is_shallow};
 use super::refused;
 use super::rewrites::AsSql;
@@ -46,7 +47,7 @@ use super::session::SqlSession;
 use super::shared_scan::SharedScans;
 use super::statement::{Altering, Statement, parse};
 use super::time_travel::{Sight, split};
-use super::view::rows_of_view;
+use super::view::{plain, rows_of_view};
 use super::windows::lose_something;
 use super::world::World;
 use crate::storage::{Alteration, AsOf, FrameRef, FrameState, Meadow, Placement, Rewrite, WriteMode};
@@ -249,6 +250,10 @@ impl Planner {
             Statement::Describe { name } => {
                 self.describe(&frame_name(&name, ask.session)?, ask).await.map(Planned::Answer)
             }
+            Statement::DescribeQuery(query) => {
+                let (_, plan) = self.logical(*query, ask, None).await?;
+                answer::described(&plain(plan.schema().as_arrow()), &[]).map(Planned::Answer)
+            }
             Statement::Alter { name, change } => self.alter(&frame_name(&name, ask.session)?, change, ask).await,
             other => self.carry_out(other, ask.session).await.map(Planned::Answer),
         }
@@ -347,19 +352,22 @@ impl Planner {
         }
     }
 
+    /// The change with its stars written out, if it has any.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Schema`] for a column that the source lacks; what is wrong with the source.
+    pub async fn spelled_out(&self, change: &RowChange, target: &Target, ask: &Ask<'_>) -> Result<Option<RowChange>> {
+        let Some(sql) = change.source_of_rows() else { return Ok(None) };
+        let (_, source) = self.logical(change.filled(&sql)?, ask, Some(target)).await?;
+        change.clone().spelled_out(&target.state.schema, source.schema().inner()).map(Some)
+    }
+
     /// How the rows of a MERGE come about.
     async fn explain_change(&self, change: RowChange, verbose: bool, ask: &Ask<'_>) -> Result<RecordBatch> {
         let (state, cells) = self.meadow.version(&frame_name(&change.name, ask.session)?, AsOf::Latest).await?;
         let target = Target::new(state, cells);
-        let schema = &target.state.schema;
-        let change = match change.source_of_rows() {
-            Some(sql) => {
-                let (_, source) = self.logical(change.filled(&sql)?, ask, Some(&target)).await?;
-                change.spelled_out(schema, &Arc::clone(source.schema().inner()))?
-            }
-            None => change,
-        };
-        let query = change.filled(&change.replacement(schema, None)?)?;
+        let change = self.spelled_out(&change, &target, ask).await?.unwrap_or(change);
+        let query = change.filled(&change.replacement(&target.state.schema, None)?)?;
         let (draft, plan) = self.logical(query, ask, Some(&target)).await?;
         draft.explained(&plan, verbose).await
     }
@@ -441,7 +449,7 @@ impl Planner {
         let world = self.world.as_ref();
         let catalogs = catalogs(&self.meadow, ask.session, &references, &state, &notes, world, target).await?;
         state.register_catalog_list(catalogs);
-        let plan = state.statement_to_plan(statement).await?;
+        let plan = state.statement_to_plan(by_found_columns(statement, &state).await?).await?;
         // Of a statement that changes rows, each query has a part of the parameters.
         if target.is_none() {
             require_wanted(&plan, ask.params)?;

@@ -17,8 +17,8 @@ use super::group_reduction::GroupReduction;
 use super::join_order::JoinOrder;
 use super::selectivity::filter_estimates;
 use super::stop_points::stop_points;
-use super::window_parts::window_parts;
 use super::watched_files::watched_files;
+use super::window_parts::window_parts;
 use super::windows::sorted_partitions;
 
 /// A session that plans by all of them.

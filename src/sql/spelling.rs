@@ -11,13 +11,14 @@ use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::Parser;
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan};
 
+use super::order_by_all::by_written_columns;
 use super::statement::{RECURSION_LIMIT, places, syntax, word_of};
 use crate::Result;
 
 /// Stands in `UPDATE SET *` for the columns: the parser knows no star there.
 pub(super) const EVERY: &str = "every column";
 
-/// Puts a statement right: `FROM f` stands for all columns of `f`, and `IS DISTINCT FROM` binds more than AND and OR.
+/// Puts a statement right: `FROM f` stands for all columns of `f`, ORDER BY ALL for those that are written, and `IS DISTINCT FROM` binds more than AND and OR.
 pub(super) fn put_right(statement: &mut DfStatement) {
     // It never breaks off.
     let _ = match statement {
@@ -90,6 +91,7 @@ impl VisitorMut for Spelling {
 
     fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<()> {
         select_all(&mut query.body);
+        by_written_columns(query);
         ControlFlow::Continue(())
     }
 

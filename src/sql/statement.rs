@@ -17,6 +17,7 @@ use super::chains::check_chains;
 use super::copy::{copy_from, write_out_options};
 use super::file_options::take_options;
 use super::layout::Layout;
+use super::order_by_all::write_out_order_by_all;
 use super::same_frames::check_frames;
 use super::same_names::tell_apart;
 use super::show::{Shown, show};
@@ -72,6 +73,8 @@ pub(crate) enum Statement {
     Describe {
         name: Vec<String>,
     },
+    /// The columns that a query gives.
+    DescribeQuery(Box<DfStatement>),
     /// A frame's place, size and settings.
     Detail {
         name: Vec<String>,
@@ -167,6 +170,10 @@ pub(crate) fn parse(sql: &str) -> Result<Statement> {
         ("DROP", Some(kind)) => drop_name(&mut parser, kind).map_err(syntax),
         ("USE", kind) => use_name(&mut parser, kind).map_err(syntax),
         ("SHOW", _) => show(&mut parser).map_err(syntax)?.map_or_else(|| other(tokens), Ok),
+        ("DESCRIBE" | "DESC", _) if is_query(&parser, 1) => {
+            let query = places(&tokens).get(1).map_or(Vec::new(), |start| tokens[*start..].to_vec());
+            Ok(Statement::DescribeQuery(Box::new(df_statement(query)?)))
+        }
         ("DESCRIBE" | "DESC", _) => describe(&mut parser).map_err(syntax),
         ("RESTORE", kind) => restore(&mut parser, kind),
         ("OPTIMIZE", kind) => optimize(&mut parser, kind).map_err(syntax),
@@ -261,6 +268,13 @@ fn use_name(parser: &mut Parser<'_>, kind: Option<Kind>) -> Result<Statement, Pa
     let name = names(parser.parse_object_name(false)?);
     end(parser)?;
     Ok(Statement::Use { kind: kind.unwrap_or(Kind::Box), name })
+}
+
+/// Whether a query begins here.
+fn is_query(parser: &Parser<'_>, at: usize) -> bool {
+    let is_word = matches!(word(parser, at).as_str(), "SELECT" | "WITH" | "FROM" | "VALUES");
+    is_word && !matches!(parser.peek_nth_token_ref(at + 1).token, Token::EOF | Token::SemiColon | Token::Period)
+        || parser.peek_nth_token_ref(at).token == Token::LParen
 }
 
 fn describe(parser: &mut Parser<'_>) -> Result<Statement, ParserError> {
@@ -386,6 +400,7 @@ fn df_statement(mut tokens: Vec<TokenWithSpan>) -> Result<DfStatement> {
     take_options(&mut tokens)?;
     write_out_stars(&mut tokens);
     write_out_time_zone(&mut tokens);
+    write_out_order_by_all(&mut tokens);
     write_out_options(&mut tokens);
     if tokens.iter().any(|token| is_long(&token.token)) {
         tokens = tokens.into_iter().flat_map(exact).collect();

@@ -29,6 +29,7 @@ use super::catalog::{Sources, frame_name};
 use super::files::is_path;
 use super::frame_table::ScanNotes;
 use super::limits::{check_statement, survey};
+use super::order_by_all::by_found_columns;
 use super::planner::{Ask, Planner};
 use super::refused;
 use super::session::SqlSession;
@@ -159,7 +160,7 @@ pub(super) async fn view_plan(sources: &Sources<'_>, view: &ViewRecord, within: 
     let catalog = &mut state.config_mut().options_mut().catalog;
     (catalog.default_catalog, catalog.default_schema) = (view.hive.to_string(), view.box_.to_string());
     state.register_catalog_list(catalogs);
-    let plan = state.statement_to_plan(opened.statement).await?;
+    let plan = state.statement_to_plan(by_found_columns(opened.statement, &state).await?).await?;
     // Views on views may double with each step what there is to be gone through.
     survey(&plan)?;
     let plan = called(plan, &view.columns)?;
@@ -250,7 +251,7 @@ impl Planner {
 }
 
 /// The schema as its rows are given out.
-fn plain(schema: &Schema) -> Schema {
+pub(super) fn plain(schema: &Schema) -> Schema {
     let plain = |field: &FieldRef| match field.data_type() {
         DataType::Utf8View => Arc::new(field.as_ref().clone().with_data_type(DataType::Utf8)),
         DataType::BinaryView => Arc::new(field.as_ref().clone().with_data_type(DataType::Binary)),
