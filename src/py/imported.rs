@@ -37,8 +37,11 @@ pub(super) fn reader(data: &Bound<'_, PyAny>) -> PyResult<Reader> {
         (schema.pointer_checked(Some(c"arrow_schema"))?, array.pointer_checked(Some(c"arrow_array"))?);
     // SAFETY: capsules of these names hold a schema and an array of it; what is left there counts as released.
     let (schema, array) =
-        unsafe { (schema.cast::<FFI_ArrowSchema>().as_ref(), FFI_ArrowArray::from_raw(array.cast().as_ptr())) };
-    let field = Field::try_from(schema).map_err(refused)?;
+        unsafe { (FFI_ArrowSchema::from_raw(schema.cast().as_ptr()), FFI_ArrowArray::from_raw(array.cast().as_ptr())) };
+    if array.is_released() {
+        return Err(PyValueError::new_err("the array was read before: ask for it again"));
+    }
+    let field = Field::try_from(&schema).map_err(refused)?;
     let DataType::Struct(columns) = field.data_type() else {
         return Err(PyValueError::new_err(format!("an array of {} has no columns", field.data_type())));
     };
@@ -73,7 +76,9 @@ impl Iterator for Imported {
 
     fn next(&mut self) -> Option<Self::Item> {
         let mut array = FFI_ArrowArray::empty();
-        let next = self.stream.get_next?;
+        let Some(next) = self.stream.get_next else {
+            return Some(Err(ArrowError::CDataInterface("the stream gives no batches".into())));
+        };
         // SAFETY: both live, and the stream was not released.
         let code = unsafe { next(&mut self.stream, &mut array) };
         if code != 0 {

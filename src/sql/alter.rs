@@ -12,7 +12,7 @@ use datafusion::sql::sqlparser::tokenizer::{Location, Token, TokenWithSpan};
 
 use super::spelling::right_expression;
 use super::statement::{
-    Altering, Statement, columns_in_parentheses, end, folded, names, skip, syntax, take_words, word, word_of,
+    Altering, Statement, columns_in_parentheses, end, folded, names, places, skip, syntax, take_words, word, word_of,
 };
 use crate::storage::{Alteration, Check, FrameState, schema};
 use crate::{Error, Result};
@@ -98,9 +98,25 @@ fn change(parser: &mut Parser<'_>, sql: &str) -> Result<Option<Altering>, Parser
 /// # Errors
 /// [`crate::ErrorKind::InvalidInput`] for what is not written so.
 pub(super) fn take_properties(tokens: &mut Vec<TokenWithSpan>) -> Result<Vec<(String, String)>> {
-    let is = |token: &TokenWithSpan, text: &str| word_of(&token.token).as_deref() == Some(text);
-    let mut before_query = tokens.iter().enumerate().take_while(|(_, token)| !is(token, "AS"));
-    let Some((start, _)) = before_query.find(|(_, token)| is(token, "TBLPROPERTIES")) else { return Ok(Vec::new()) };
+    let words = places(tokens);
+    let is = |at: usize, text: &str| words.get(at).and_then(|at| word_of(&tokens[*at].token)).as_deref() == Some(text);
+    let opens = |at: usize| words.get(at).is_some_and(|at| tokens[*at].token == Token::LParen);
+    let mut deep = 0;
+    let mut found = None;
+    for at in (0..words.len()).take_while(|at| !is(*at, "AS")) {
+        // A frame or a column may be called so.
+        let is_name = deep > 0 || at > 0 && ["FRAME", "TABLE", "EXISTS"].iter().any(|word| is(at - 1, word));
+        if !is_name && is(at, "TBLPROPERTIES") && opens(at + 1) {
+            found = Some(words[at]);
+            break;
+        }
+        match tokens[words[at]].token {
+            Token::LParen => deep += 1,
+            Token::RParen => deep -= 1,
+            _ => {}
+        }
+    }
+    let Some(start) = found else { return Ok(Vec::new()) };
     let length = tokens[start..].iter().position(|token| token.token == Token::RParen);
     let taken: Vec<_> = tokens.drain(start..length.map_or(tokens.len(), |length| start + length + 1)).collect();
     let mut parser = Parser::new(&GenericDialect {}).with_tokens_with_locations(taken);

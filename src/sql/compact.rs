@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, GenericByteViewArray, RecordBatch};
+use arrow::array::{Array, ArrayRef, AsArray, GenericByteViewArray, RecordBatch, RecordBatchOptions};
 use arrow::datatypes::{BinaryViewType, ByteViewType, DataType, StringViewType};
 use datafusion::common::DataFusionError;
 use datafusion::common::tree_node::Transformed;
@@ -55,7 +55,10 @@ impl Passing for Compact {
 
 /// The same rows; texts of which little is seen are copied.
 pub(super) fn compacted(batch: &RecordBatch) -> Result<RecordBatch, DataFusionError> {
-    Ok(RecordBatch::try_new(batch.schema(), batch.columns().iter().map(compact).collect())?)
+    let columns = batch.columns().iter().map(compact).collect();
+    // There may be no column to count them by.
+    let rows = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    Ok(RecordBatch::try_new_with_options(batch.schema(), columns, &rows)?)
 }
 
 /// The same values; texts of which little is seen are copied.

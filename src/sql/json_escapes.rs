@@ -97,8 +97,8 @@ fn misread(escape: &[u8]) -> Option<(char, &[u8])> {
     let units = [high, low].map(|unit| u16::from_str_radix(unit, 16).ok());
     let [Some(high), Some(low)] = units else { return None };
     let character = char::decode_utf16([high, low]).next()?.ok()?;
-    // The bit that is lost.
-    (high & 0x40 != 0).then_some((character, behind))
+    // Of two escapes that are a pair, with the bit that is lost.
+    (character > '\u{ffff}' && high & 0x40 != 0).then_some((character, behind))
 }
 
 #[cfg(test)]
@@ -110,6 +110,9 @@ mod tests {
         let mended = |line: &str| line_with_characters(line.as_bytes()).map(|line| String::from_utf8(line).unwrap());
         assert_eq!(mended("{\"a\": \"\\u0041 \\\\ud842\\\\udfb7 \\n\"}\n"), None);
         assert_eq!(mended(r#"{"a": "\ud842"}"#), None);
+        assert_eq!(mended(r#"{"a": "\u0041\u0042\u4f60\u597d"}"#), None);
+        assert_eq!(mended(r#"{"\u4f60\u597d": 1}"#), None);
+        assert_eq!(mended(r#"{"a": "\ud7ff\ud842\udfb7""#), Some(format!(r#"{{"a": "\ud7ff𠮷"{}"#, " ".repeat(8))));
         assert_eq!(mended(r#"{"a": "\\\ud842\udfb7""#), Some(format!(r#"{{"a": "\\𠮷"{}"#, " ".repeat(8))));
         assert_eq!(
             mended("\"\\uDBFF\\uDFFF\\ud842\\udfb7\"}\r\n"),

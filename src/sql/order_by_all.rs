@@ -8,8 +8,8 @@ use std::ops::ControlFlow;
 use datafusion::execution::SessionState;
 use datafusion::sql::parser::{CopyToSource, Statement as DfStatement};
 use datafusion::sql::sqlparser::ast::{
-    Expr, Ident, OrderBy, OrderByExpr, OrderByKind, OrderByOptions, Query, SelectItem, SetExpr, Statement as Ast,
-    Value, Visit, Visitor,
+    Expr, Ident, OrderBy, OrderByExpr, OrderByKind, OrderByOptions, Query, SelectItem, SetExpr, SetQuantifier,
+    Statement as Ast, Value, Visit, Visitor,
 };
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan};
 
@@ -56,7 +56,7 @@ pub(super) async fn by_found_columns(mut statement: DfStatement, state: &Session
     };
     match is_left {
         true => Err(Error::unsupported(
-            "ORDER BY ALL within another query, or a window, does not know the columns of a star: name those to order by",
+            "ORDER BY ALL stands alone, at the end of a query, or within one that has no star: name the columns to order by",
         )),
         false => Ok(statement),
     }
@@ -101,7 +101,10 @@ fn written(body: &SetExpr) -> Option<usize> {
             select.projection.iter().all(is_one).then_some(select.projection.len())
         }
         SetExpr::Query(query) => written(&query.body),
-        SetExpr::SetOperation { left, .. } => written(left),
+        SetExpr::SetOperation { set_quantifier: by, left, .. } => match by {
+            SetQuantifier::ByName | SetQuantifier::AllByName | SetQuantifier::DistinctByName => None,
+            _ => written(left),
+        },
         SetExpr::Values(values) => values.rows.first().map(|row| row.len()),
         _ => None,
     }

@@ -102,7 +102,12 @@ impl FunctionRewrite for AsSql {
                 let mut changed = false;
                 for argument in &mut call.params.args {
                     if let Some(of) = type_of(argument).filter(DataType::is_floating) {
-                        *argument = argument.clone() + lit(ScalarValue::new_zero(&of)?);
+                        let told_apart = std::mem::take(argument);
+                        *argument = told_apart.clone() + lit(ScalarValue::new_zero(&of)?);
+                        // DISTINCT is ordered by what it is of.
+                        for by in call.params.order_by.iter_mut().filter(|by| by.expr == told_apart) {
+                            by.expr = argument.clone();
+                        }
                         changed = true;
                     }
                 }

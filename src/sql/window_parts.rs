@@ -128,7 +128,7 @@ impl Parts {
     ) -> Self {
         let (windows, runtime) = (Arc::new(Windows::new(window)), context.runtime_env());
         let may_spill = windows.leave_columns() && runtime.disk_manager.tmp_files_enabled();
-        let consumer = MemoryConsumer::new(format!("WindowParts[{partition}]")).with_can_spill(may_spill);
+        let consumer = MemoryConsumer::new(format!("WindowParts[{partition}]"));
         let memory = consumer.register(&runtime.memory_pool);
         let spilled = SpillMetrics::new(metrics, partition);
         let disk = SpillManager::new(runtime, spilled, input.schema())

@@ -1,6 +1,6 @@
 //! Rows of partitions that a window holds, and what it tells the memory pool of them.
 
-use arrow::array::{Array, ArrayRef, MutableArrayData, RecordBatch, make_array};
+use arrow::array::{Array, ArrayRef, MutableArrayData, RecordBatch, RecordBatchOptions, make_array};
 use arrow::compute::concat_batches;
 use datafusion::common::DataFusionError;
 use datafusion::common::utils::memory::RecordBatchMemoryCounter;
@@ -71,7 +71,7 @@ impl Rows {
     /// Takes the first `count` partitions away. What is told to the pool stays the same.
     ///
     /// # Errors
-    /// Never in practice: rows are copied as they are.
+    /// Never in practice: rows are copied as they are, also those of no columns.
     pub(super) fn split(&mut self, count: usize) -> Result<Self> {
         let behind = self.starts.split_off(count.min(self.starts.len()));
         let at = behind.first().copied().unwrap_or(self.rows);
@@ -142,7 +142,8 @@ impl Rows {
 /// A copy of a few rows.
 pub(super) fn copied_rows(batch: &RecordBatch) -> Result<RecordBatch> {
     let columns = batch.columns().iter().map(copied).collect::<Result<_>>()?;
-    compacted(&RecordBatch::try_new(batch.schema(), columns)?)
+    let rows = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    compacted(&RecordBatch::try_new_with_options(batch.schema(), columns, &rows)?)
 }
 
 /// The same values in memory of their own, but for texts.
