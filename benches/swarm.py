@@ -998,7 +998,9 @@ class Bench:
         """Everything below ``_queries/``, uploads that were never finished among it."""
         if self._place:
             place = self._place / "_queries"
-            return sorted(str(path.relative_to(place)) for path in place.rglob("*"))
+            # What goes away meanwhile is not there.
+            entries = [Path(folder, name) for folder, *names in os.walk(place) for name in sum(names, [])]
+            return sorted(str(path.relative_to(place)) for path in entries)
         keys = [key.removeprefix("meadow/_queries/") for key in self._bucket("list-type=2&prefix=meadow/_queries/")]
         return keys + [f"{key} (upload)" for key in self._bucket("uploads") if key.startswith("meadow/_queries/")]
 

@@ -59,7 +59,7 @@ pub(crate) async fn guard(core: Weak<Core>) {
         return;
     };
     let mut abandoned: Option<(Instant, u64, Arc<QueryRecord>)> = None;
-    let (mut most, mut resting) = (0, 0);
+    let (mut most, mut resting, mut was_over) = (0, 0, false);
     let mut trimming: Option<JoinHandle<()>> = None;
     while !token.is_cancelled() {
         if queries.is_empty() {
@@ -75,7 +75,11 @@ pub(crate) async fn guard(core: Weak<Core>) {
         resting = resting.min(held.saturating_sub(lent()));
         // What was there before the queries, and what their askers keep, is not theirs.
         let limit = BUDGETS.load(Ordering::Relaxed) + lent() + OVERHEAD.max(resting + OVERHEAD / 2);
-        let limit = limit.min(machine_limit(held, limit).max(lent() + resting + OVERHEAD / 2));
+        let machine = machine_limit(held, limit).max(lent() + resting + OVERHEAD / 2);
+        // Where only the machine is short, what is free and kept goes first.
+        let may_wait = held <= limit && !was_over;
+        let limit = limit.min(machine);
+        was_over = held > limit;
         most = held.max(most);
         // What is free and kept for the next piece is in memory, too: where that is short, nothing is kept.
         let is_short = held > BUDGETS.load(Ordering::Relaxed) / 2;
@@ -91,7 +95,7 @@ pub(crate) async fn guard(core: Weak<Core>) {
                 resting = if gone && held > limit && held >= *before { held.saturating_sub(lent()) } else { resting };
                 abandoned = None;
             }
-            None if held > limit => {
+            None if held > limit && !may_wait => {
                 if let Some(query) = heaviest(&core) {
                     tracing::warn!(query = %query.id, held, limit, "the process holds too much memory: a query is abandoned");
                     query.abandon(too_much(held, limit));

@@ -16,7 +16,7 @@ use datafusion::datasource::file_format::parquet::{ParquetFormat, ParquetFormatF
 use datafusion::datasource::file_format::{FileFormat, FileFormatFactory};
 use datafusion::datasource::listing::{ListingOptions, ListingTable, ListingTableConfig, ListingTableUrl};
 use datafusion::datasource::provider_as_source;
-use datafusion::functions::core::expr_fn::nullif;
+use datafusion::functions::core::expr_fn::{coalesce, nullif};
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, cast, ident, lit};
 use futures::future::ready;
 use futures::{FutureExt, TryStreamExt};
@@ -97,12 +97,21 @@ async fn read_with_null(
     let table = listing(path, format, ending, state, texts).await?;
     let rows = LogicalPlanBuilder::scan("file", provider_as_source(table), None)?;
     let value = |field: &Arc<Field>| {
-        let text = nullif(ident(field.name()), lit(null));
-        let data_type = if field.data_type().is_null() { DataType::Utf8 } else { field.data_type().clone() };
-        cast(text, data_type).alias(field.name())
+        let data_type = if field.data_type().is_null() { &DataType::Utf8 } else { field.data_type() };
+        read_but(null, field.name(), data_type)
     };
     let values: Vec<Expr> = found.fields().iter().map(value).collect();
     Ok(Arc::new(ViewTable::new(rows.project(values)?.build()?, None)))
+}
+
+/// The value of a column of texts, but nothing for `null`. The engine's reader takes an empty text for nothing: where another
+/// text stands for that, it is what it is among texts.
+fn read_but(null: &str, name: &str, data_type: &DataType) -> Expr {
+    let text = match data_type {
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => coalesce(vec![ident(name), lit("")]),
+        _ => ident(name),
+    };
+    cast(nullif(text, lit(null)), data_type.clone()).alias(name)
 }
 
 /// The rows of the files that `path` matches, for columns like those of `columns`: text is read as their types, or as one that
@@ -179,9 +188,7 @@ pub(super) async fn rows_for(
         _ => ident(field.name()),
     };
     let fitted = |field: &Arc<Field>| match (&null, columns.field_with_name(field.name())) {
-        (Some(null), Ok(like)) => {
-            cast(nullif(ident(field.name()), lit(null)), like.data_type().clone()).alias(field.name())
-        }
+        (Some(null), Ok(like)) => read_but(null, field.name(), like.data_type()),
         _ => fitted(field),
     };
     let fitted: Vec<Expr> = scan.schema().fields().iter().map(fitted).collect();

@@ -12,6 +12,8 @@ use datafusion::common::DataFusionError;
 use datafusion::datasource::file_format::json::JsonFormat;
 use object_store::{GetResultPayload, ObjectMeta, ObjectStore, ObjectStoreExt};
 use serde_json::Value;
+use tokio::task::spawn_blocking;
+use tokio_util::sync::CancellationToken;
 
 use crate::Result;
 
@@ -35,9 +37,18 @@ pub(super) async fn json_schema(
             GetResultPayload::File(file, _) => Box::new(BufReader::new(file)),
             GetResultPayload::Stream(_) => Box::new(found.bytes().await?.reader()),
         };
-        let lines = Lines { reader, line: String::new() };
-        let counted = lines.take(left).inspect(|_| left -= 1);
-        schemas.push(infer_json_schema_from_iterator(counted).map_err(DataFusionError::from)?);
+        // A look at gigabytes keeps nobody else waiting, and ends when nobody waits for it.
+        let ended = CancellationToken::new();
+        let _guard = ended.clone().drop_guard();
+        let lines = Lines { reader, line: String::new(), ended };
+        let work = move || {
+            let mut taken = 0;
+            let counted = lines.take(left).inspect(|_| taken += 1);
+            infer_json_schema_from_iterator(counted).map(|schema| (schema, taken))
+        };
+        let (schema, taken) = spawn_blocking(work).await?.map_err(DataFusionError::from)?;
+        schemas.push(schema);
+        left -= taken;
     }
     Ok(Some(Schema::try_merge(schemas).map_err(DataFusionError::from)?))
 }
@@ -46,6 +57,7 @@ pub(super) async fn json_schema(
 struct Lines {
     reader: Box<dyn BufRead + Send>,
     line: String,
+    ended: CancellationToken,
 }
 
 impl Iterator for Lines {
@@ -54,6 +66,9 @@ impl Iterator for Lines {
     fn next(&mut self) -> Option<Self::Item> {
         loop {
             self.line.clear();
+            if self.ended.is_cancelled() {
+                return None;
+            }
             match self.reader.read_line(&mut self.line) {
                 Ok(0) => return None,
                 Err(error) => return Some(Err(ArrowError::JsonError(format!("Failed to read JSON record: {error}")))),

@@ -19,7 +19,7 @@ use arrow::util::display::FormatOptions;
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::Transformed;
 use datafusion::common::{DFSchema, DataFusionError, Result, ScalarValue};
-use datafusion::logical_expr::expr::{Between, InList, ScalarFunction};
+use datafusion::logical_expr::expr::{AggregateFunctionParams, Between, InList, ScalarFunction, Sort};
 use datafusion::logical_expr::expr_rewriter::FunctionRewrite;
 use datafusion::logical_expr::{
     BinaryExpr, ColumnarValue, Expr, ExprSchemable, Operator, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF,
@@ -99,23 +99,38 @@ impl FunctionRewrite for AsSql {
                 Ok(Transformed::new_transformed(long.unwrap_or(Expr::InList(list)), changed))
             }
             Expr::AggregateFunction(mut call) if call.params.distinct => {
-                let mut changed = false;
-                for argument in &mut call.params.args {
-                    if let Some(of) = type_of(argument).filter(DataType::is_floating) {
-                        let told_apart = std::mem::take(argument);
-                        *argument = told_apart.clone() + lit(ScalarValue::new_zero(&of)?);
-                        // DISTINCT is ordered by what it is of.
-                        for by in call.params.order_by.iter_mut().filter(|by| by.expr == told_apart) {
-                            by.expr = argument.clone();
-                        }
-                        changed = true;
-                    }
-                }
+                let AggregateFunctionParams { args, order_by, .. } = &mut call.params;
+                let changed = with_one_zero(args, order_by, type_of)?;
                 Ok(Transformed::new_transformed(Expr::AggregateFunction(call), changed))
+            }
+            Expr::WindowFunction(mut call) if call.params.distinct => {
+                // ORDER BY is the window's there.
+                let changed = with_one_zero(&mut call.params.args, &mut [], type_of)?;
+                Ok(Transformed::new_transformed(Expr::WindowFunction(call), changed))
             }
             other => Ok(Transformed::no(other)),
         }
     }
+}
+
+/// Makes one zero of 0 and -0 in the arguments of DISTINCT, which is ordered by what it is of; whether any can have them.
+fn with_one_zero(
+    arguments: &mut [Expr],
+    order_by: &mut [Sort],
+    type_of: impl Fn(&Expr) -> Option<DataType>,
+) -> Result<bool> {
+    let mut changed = false;
+    for argument in arguments {
+        if let Some(of) = type_of(argument).filter(DataType::is_floating) {
+            let told_apart = std::mem::take(argument);
+            *argument = told_apart.clone() + lit(ScalarValue::new_zero(&of)?);
+            for by in order_by.iter_mut().filter(|by| by.expr == told_apart) {
+                by.expr = argument.clone();
+            }
+            changed = true;
+        }
+    }
+    Ok(changed)
 }
 
 /// Whether values that differ can become equal, or lose their order.

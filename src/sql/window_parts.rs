@@ -255,10 +255,10 @@ impl Parts {
         }
         // A copy of little is nothing, and tiny batches would cost all that follows.
         let rows = if rows.rows() <= 2 * self.batch_size { rows.merged() } else { rows };
-        if self.windows.is_constant && rows.pieces().len() > 1 {
+        if self.windows.is_constant && (rows.pieces().len() > 1 || !self.windows.are_small()) {
             return self.give_constants(rows).await;
         }
-        match self.room_for_windows(rows.pieces()) {
+        match self.room_for_windows(rows.pieces(), rows.starts()) {
             Ok(room) => {
                 let columns = self.windows.columns(rows.pieces(), rows.starts(), room).await?;
                 self.given.columns(rows, columns);
@@ -294,7 +294,7 @@ impl Parts {
                 self.given.constants(rest, vec![(count, values)]);
             }
             Known::Columns(known) => {
-                let room = self.room_for_windows(known.pieces())?;
+                let room = self.room_for_windows(known.pieces(), starts)?;
                 let columns = self.windows.columns(known.pieces(), starts, room).await?;
                 drop(known);
                 let mut at = 0;
@@ -323,10 +323,10 @@ impl Parts {
         Ok(())
     }
 
-    /// Memory for the windows over `pieces`.
-    fn room_for_windows(&self, pieces: &[RecordBatch]) -> Result<MemoryReservation> {
+    /// Memory for the windows over `pieces`, whose partitions begin at `starts`.
+    fn room_for_windows(&self, pieces: &[RecordBatch], starts: &[usize]) -> Result<MemoryReservation> {
         let memory = self.open.memory().new_empty();
-        memory.try_grow(self.windows.needs(pieces)?)?;
+        memory.try_grow(self.windows.needs(pieces, starts)?)?;
         Ok(memory)
     }
 }

@@ -22,7 +22,7 @@ use super::cloud::flag;
 use super::clustering::{Placement, cluster_columns};
 use super::frame_state::FrameState;
 use super::hedged::{Hedged, Hedges};
-use super::ledger::{AsOf, FrameInfo, Ledger};
+use super::ledger::{AsOf, FrameInfo, Ledger, backoff};
 use super::listing::Cells;
 use super::metered::{Meter, Metered};
 use super::names::{BoxName, FrameRef, HiveName};
@@ -287,7 +287,7 @@ impl Meadow {
         if_not_exists: bool,
     ) -> Result<bool> {
         self.require_writable()?;
-        for _ in 0..VIEW_TRIES {
+        for attempt in 0..VIEW_TRIES {
             if self.registry.create_view(name, view.clone()).await? {
                 return Ok(true);
             }
@@ -313,6 +313,7 @@ impl Meadow {
                 // It was dropped meanwhile.
                 None => {}
             }
+            tokio::time::sleep(backoff(attempt)).await;
         }
         Err(replaced_always(name))
     }
@@ -323,7 +324,7 @@ impl Meadow {
     /// [`ErrorKind::NotFound`] when there is none; [`ErrorKind::InvalidInput`] for a frame.
     pub async fn drop_view(&self, name: &FrameRef, if_exists: bool) -> Result<bool> {
         self.require_writable()?;
-        for _ in 0..VIEW_TRIES {
+        for attempt in 0..VIEW_TRIES {
             if self.registry.drop_view(name).await? {
                 return Ok(true);
             }
@@ -334,6 +335,7 @@ impl Meadow {
                 None if if_exists => return Ok(false),
                 None => return Err(missing(&format!("view {name}"))),
             }
+            tokio::time::sleep(backoff(attempt)).await;
         }
         Err(replaced_always(name))
     }

@@ -128,7 +128,7 @@ def test_a_partition_column_must_exist(ap: Apiary) -> None:
 def test_views_are_names_beside_frames(ap: Apiary) -> None:
     frame = ap.create_frame("lab.raw.f", pa.schema([("a", pa.int64())]))
     frame.write({"a": [1, 2, 3]})
-    ap.sql('CREATE VIEW lab.raw.v ("b") AS SELECT a FROM lab.raw.f WHERE a > 1").fetchall()
+    ap.sql("CREATE VIEW lab.raw.v (b) AS SELECT a FROM lab.raw.f WHERE a > 1").fetchall()
     box = ap.box("lab.raw")
     assert ap.views() == ap.views("lab") == box.views() == ["lab.raw.v"]
     assert ap.frames() == ["lab.raw.f", "lab.raw.v"]
@@ -136,7 +136,7 @@ def test_views_are_names_beside_frames(ap: Apiary) -> None:
     assert sorted(ap.frame("lab.raw.v").read(["b"]).to_arrow()["b"].to_pylist()) == [2, 3]
     info = ap.frame("lab.raw.v").describe()
     assert (info.name, info.schema.names, info.rows) == ("lab.raw.v", ["b"], None)
-    assert info.view == "CREATE VIEW lab.raw.v (b) AS SELECT a FROM lab.raw.f WHERE a > 1'
+    assert info.view == 'CREATE VIEW lab.raw.v ("b") AS SELECT a FROM lab.raw.f WHERE a > 1'
     assert (ap.frame("lab.raw.v").schema.names, frame.describe().view) == (["b"], None)
     with pytest.raises(apiary.InvalidInputError, match="lab.raw.v is a view, which has no rows of its own"):
         ap.frame("lab.raw.v").write({"b": [4]})

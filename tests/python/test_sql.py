@@ -156,7 +156,8 @@ def test_long_lists_find_what_duckdb_finds(ap: Apiary) -> None:
         ):
             query = f"SELECT id FROM listed WHERE {condition} ORDER BY id"
             assert ap.sql(query).fetchall() == peer.execute(query).fetchall(), condition[:60]
-    kept = ap.sql(f"SELECT count(*) FILTER (WHERE id IN ({lists['id']})) AS n, NULL IN ({lists['id']}) AS u FROM listed")
+    ids = lists["id"]
+    kept = ap.sql(f"SELECT count(*) FILTER (WHERE id IN ({ids})) AS n, NULL IN ({ids}) AS u FROM listed")
     assert kept.fetchall() == [(300, None)]
     # Bounds of the list leave cells out.
     plan = str(ap.sql(f"EXPLAIN SELECT id FROM listed WHERE id IN ({', '.join(map(str, range(300, 450)))})").to_arrow())

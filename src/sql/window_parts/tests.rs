@@ -1,5 +1,6 @@
-use arrow::array::{ArrayRef, Int64Array, StringViewArray};
-use arrow::compute::concat_batches;
+use arrow::array::{ArrayRef, AsArray, Int64Array, StringViewArray};
+use arrow::compute::{cast, concat_batches};
+use arrow::datatypes::DataType;
 use datafusion::catalog::MemTable;
 use datafusion::common::tree_node::{TransformedResult, TreeNode, TreeNodeRecursion};
 use datafusion::execution::memory_pool::{GreedyMemoryPool, MemoryPool, UnboundedMemoryPool};
@@ -16,10 +17,13 @@ const LARGE: usize = 12_000;
 /// Bytes that are less than its rows are, and more than a column of it.
 const LITTLE: usize = 700_000;
 
-/// Partitions of one row to hundreds, and a large one among them.
+/// Rows of each partition: of one to hundreds, and a large one among them.
+fn sizes() -> impl Iterator<Item = usize> {
+    (0..300).map(|g| if g == 150 { LARGE } else { 1 + g * 7 % 50 })
+}
+
 fn batches() -> Vec<RecordBatch> {
-    let sizes = (0..300).map(|g| if g == 150 { LARGE } else { 1 + g * 7 % 50 });
-    let groups: Vec<i64> = sizes.zip(0..).flat_map(|(size, g)| std::iter::repeat_n(g, size)).collect();
+    let groups: Vec<i64> = sizes().zip(0..).flat_map(|(size, g)| std::iter::repeat_n(g, size)).collect();
     let rows = groups.len() as i64;
     let texts = (0..rows).map(|i| (i % 11 != 0).then(|| format!("{:>60} is what row {i} says", i * 7919 % rows)));
     let columns: [(&str, ArrayRef); 4] = [
@@ -106,6 +110,44 @@ async fn other_windows_need_memory_for_what_they_look_at() {
     let first =
         "first_value(t) OVER (PARTITION BY g ORDER BY i ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING)";
     is_the_engines(first, false).await;
+}
+
+#[tokio::test]
+async fn long_values_are_repeated_in_small_batches() {
+    let context = session();
+    let plan = planned(&context, "string_agg(i::varchar, ',') OVER (PARTITION BY g) AS s").await;
+    let plan = plan.transform_up(window_parts).data().unwrap();
+    let pool: Arc<dyn MemoryPool> = Arc::new(GreedyMemoryPool::new(20_000_000));
+    let runtime = RuntimeEnvBuilder::new().with_memory_pool(Arc::clone(&pool)).build().unwrap();
+    let task = TaskContext::default().with_runtime(Arc::new(runtime));
+    let mut batches = plan.execute(0, Arc::new(task)).unwrap();
+    let first: usize = sizes().take(150).sum();
+    let all_rows: usize = sizes().sum();
+    let numbers = (first..first + LARGE).map(|i| i.to_string()).collect::<Vec<_>>();
+    let large = numbers.join(",");
+    let (mut rows, mut of_large) = (0, 0);
+    while let Some(batch) = batches.try_next().await.unwrap() {
+        rows += batch.num_rows();
+        let texts = cast(batch.column_by_name("s").unwrap(), &DataType::LargeUtf8).unwrap();
+        let texts = texts.as_string::<i64>();
+        assert!(texts.value_data().len() <= 5_000_000, "a batch repeats {} bytes", texts.value_data().len());
+        of_large += texts.iter().flatten().filter(|text| *text == large).count();
+    }
+    assert_eq!((rows, of_large), (all_rows, LARGE));
+    drop(batches);
+    assert_eq!(pool.reserved(), 0);
+}
+
+#[tokio::test]
+async fn lists_of_whole_frames_are_refused_before_they_are_made() {
+    let context = session();
+    let frame = "PARTITION BY g ORDER BY i ROWS BETWEEN 1 PRECEDING AND UNBOUNDED FOLLOWING";
+    let plan = planned(&context, &format!("array_agg(i) OVER ({frame})")).await;
+    let plan = plan.transform_up(window_parts).data().unwrap();
+    let pool: Arc<dyn MemoryPool> = Arc::new(GreedyMemoryPool::new(100_000_000));
+    let runtime = RuntimeEnvBuilder::new().with_memory_pool(pool).build().unwrap();
+    let error = all(&plan, runtime).await.unwrap_err();
+    assert!(matches!(error.find_root(), DataFusionError::ResourcesExhausted(_)), "{error}");
 }
 
 #[tokio::test]

@@ -82,20 +82,34 @@ impl Windows {
         Ok(RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), columns, &rows)?)
     }
 
-    /// Bytes that it takes to have all of them over `pieces`, beside those.
-    pub(super) fn needs(&self, pieces: &[RecordBatch]) -> Result<usize> {
+    /// Whether no value is larger than a number, or the view of a text.
+    pub(super) fn are_small(&self) -> bool {
+        let fields = self.schema.fields().iter();
+        fields.rev().take(self.windows.len()).all(|field| is_small(field.data_type()))
+    }
+
+    /// Bytes that it takes to have all of them over `pieces`, whose partitions begin at `starts`, beside those.
+    pub(super) fn needs(&self, pieces: &[RecordBatch], starts: &[usize]) -> Result<usize> {
         let rows: usize = pieces.iter().map(RecordBatch::num_rows).sum();
-        let is_by_row = self.windows.iter().any(is_by_row);
+        let any_by_row = self.windows.iter().any(is_by_row);
         let (mut looked_at, mut texts) = (0, 0);
         for (piece, at) in pieces.iter().flat_map(|piece| self.wanted.iter().map(move |at| (piece, *at))) {
             looked_at += piece.column(at).to_data().get_slice_memory_size()?;
-            texts += if is_by_row { text_bytes(piece.column(at)) } else { 0 };
+            texts += if any_by_row { text_bytes(piece.column(at)) } else { 0 };
         }
-        let widths =
-            self.windows.iter().map(|window| Ok(width(window.field()?.data_type()))).collect::<Result<Vec<_>>>();
-        let scalars = if is_by_row { rows * size_of::<ScalarValue>() + looked_at + texts } else { 0 };
+        let (mut widths, mut gathered) = (0, 0);
+        for window in &self.windows {
+            let field = window.field()?;
+            widths += width(field.data_type());
+            if is_by_row(window) && gathers(window) {
+                let ends = starts.iter().skip(1).copied().chain([rows]);
+                gathered += starts.iter().zip(ends).map(|(from, to)| in_frames(window, to - from)).sum::<usize>();
+            }
+        }
+        let scalars = if any_by_row { rows * size_of::<ScalarValue>() + looked_at + texts } else { 0 };
         let copied = if pieces.len() > 1 { looked_at } else { 0 };
-        Ok(copied + rows * widths?.iter().sum::<usize>() + scalars)
+        let lists = (gathered as f64 * (looked_at + texts) as f64 / rows.max(1) as f64) as usize;
+        Ok(copied + rows * widths + scalars + lists)
     }
 
     /// All of them over `pieces`, whose partitions begin at `starts`, with `room` for them.
@@ -109,8 +123,17 @@ impl Windows {
         let ends = starts.iter().skip(1).copied().chain([batch.num_rows()]);
         let parts: Vec<RecordBatch> = starts.iter().zip(ends).map(|(from, to)| batch.slice(*from, to - from)).collect();
         let mut columns = Vec::with_capacity(self.windows.len());
+        // What they are larger than they were thought to be.
+        let more = room.new_empty();
         for window in &self.windows {
-            let some = |parts: &[RecordBatch]| joined(parts.iter().map(|part| window.evaluate(part)));
+            let of_part = |part: &RecordBatch| {
+                let values = window.evaluate(part)?;
+                if !is_small(values.data_type()) {
+                    more.try_grow(values.get_buffer_memory_size())?;
+                }
+                Ok(values)
+            };
+            let some = |parts: &[RecordBatch]| joined(parts.iter().map(of_part));
             columns.push(joined(parts.chunks(AT_ONCE).map(some))?);
             if pieces.len() > 1 {
                 // That can have taken long.
@@ -119,7 +142,8 @@ impl Windows {
         }
         drop(parts);
         drop(batch);
-        room.resize(columns.iter().map(|column| column.get_buffer_memory_size()).sum());
+        more.free();
+        resize(&room, columns.iter().map(|column| column.get_buffer_memory_size()).sum(), 64 << 10)?;
         Ok(Arc::new(Columns { columns, _memory: room }))
     }
 
@@ -128,6 +152,15 @@ impl Windows {
         let columns = rows.columns().iter().cloned().chain(windows).collect();
         Ok(RecordBatch::try_new(Arc::clone(&self.schema), columns)?)
     }
+}
+
+/// Tells the pool of `bytes`, and asks it where they are more than before and more than `little`: by so much no query fails.
+fn resize(memory: &MemoryReservation, bytes: usize, little: usize) -> Result<()> {
+    if bytes <= memory.size().max(little) {
+        memory.resize(bytes);
+        return Ok(());
+    }
+    memory.try_resize(bytes)
 }
 
 /// One array of many, which holds no more texts than it shows.
@@ -168,6 +201,35 @@ fn is_by_row(window: &Arc<dyn WindowExpr>) -> bool {
     }
 }
 
+/// Whether its value has all values of its frame.
+fn gathers(window: &Arc<dyn WindowExpr>) -> bool {
+    let aggregate = window.as_any().downcast_ref::<PlainAggregateWindowExpr>();
+    aggregate.is_some_and(|window| matches!(window.get_aggregate_expr().fun().name(), "array_agg" | "string_agg"))
+}
+
+/// Rows in the frames of all rows of a partition of `rows`.
+fn in_frames(window: &Arc<dyn WindowExpr>, rows: usize) -> usize {
+    let frame = window.get_window_frame();
+    let bound = |bound: &WindowFrameBound| match bound {
+        WindowFrameBound::Preceding(ScalarValue::UInt64(Some(n))) => usize::try_from(*n).unwrap_or(rows),
+        WindowFrameBound::Following(ScalarValue::UInt64(Some(n))) => usize::try_from(*n).unwrap_or(rows),
+        WindowFrameBound::CurrentRow => 0,
+        // From one end of the partition, which is half of it in the mean.
+        _ => rows / 2,
+    };
+    let span = match frame.units {
+        WindowFrameUnits::Rows => bound(&frame.start_bound).saturating_add(bound(&frame.end_bound)).saturating_add(1),
+        _ => rows,
+    };
+    rows.saturating_mul(span.min(rows))
+}
+
+/// Whether a value is no larger than a number, or the view of a text.
+fn is_small(data_type: &DataType) -> bool {
+    let is_view = matches!(data_type, DataType::Utf8View | DataType::BinaryView);
+    is_view || data_type.is_primitive() || matches!(data_type, DataType::Boolean | DataType::Null)
+}
+
 /// Bytes of texts behind their views.
 fn text_bytes(column: &ArrayRef) -> usize {
     match column.data_type() {
@@ -199,7 +261,10 @@ impl Sums {
         Ok(())
     }
 
-    pub(super) fn values(mut self) -> Result<Values> {
-        self.sums.iter_mut().map(|sum| sum.evaluate()).collect()
+    pub(super) fn values(mut self) -> Result<Arc<Values>> {
+        let values = self.sums.iter_mut().map(|sum| sum.evaluate()).collect::<Result<Vec<_>>>()?;
+        drop(self.sums);
+        resize(&self.memory, values.iter().map(ScalarValue::size).sum(), 4 << 10)?;
+        Ok(Arc::new(Values { values, _memory: self.memory }))
     }
 }
