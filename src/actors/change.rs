@@ -9,12 +9,13 @@ use std::time::{Duration, Instant};
 
 use arrow::array::{AsArray, RecordBatch};
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, Int64Type};
+use arrow::datatypes::{DataType, FieldRef, Int64Type, Schema};
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::physical_plan::execute_stream;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::sql::parser::Statement as DfStatement;
-use futures::{FutureExt, StreamExt, TryStreamExt};
+use futures::future::ready;
+use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 
 use super::bee::with_room;
 use super::colony::Core;
@@ -203,13 +204,15 @@ impl Run<'_> {
         let rows = kept..=if change.may_insert() { u64::MAX } else { kept };
         // The replacement of a MERGE holds conditions that the first query does not have.
         let stable = change.rewrite() == Rewrite::Merge;
-        let replacement = change.replacement(&target.state.schema, (!marked.is_empty()).then_some(&cells))?;
-        let query = self.plan(change.filled(&replacement)?, &target, stable).await?;
+        let mut queries = Vec::new();
+        for query in change.replacement(&target.state.schema, (!marked.is_empty()).then_some(&cells))? {
+            queries.push(self.plan(change.filled(&query)?, &target, stable).await?);
+        }
         let mut replaced = whole(&target, &cells);
         replaced.marked = marks.with_former(&target.cells)?;
         let change = Change::Replace(change.rewrite(), Arc::new(replaced));
         let mut result = self
-            .write(query, Writing { change, writers: None, run: String::new(), rows }, &target, cells.len())
+            .write(queries, Writing { change, writers: None, run: String::new(), rows }, &target, cells.len())
             .await?;
         (result.rows_updated, result.rows_deleted) = (updated, deleted);
         // Until here it holds all rows that were written.
@@ -294,7 +297,7 @@ impl Run<'_> {
         };
         let run = Run { ask: &Ask { params: &params, ..self.ask.clone() }, ..*self };
         let query = run.plan(query_of(&sql)?, &target, false).await?;
-        let mut result = self.write(query, writing, &target, chosen.len()).await?;
+        let mut result = self.write(vec![query], writing, &target, chosen.len()).await?;
         result.rows_inserted = 0;
         Ok((result, left))
     }
@@ -314,15 +317,15 @@ impl Run<'_> {
         Ok(sample.bounds())
     }
 
-    /// Writes the rows of a query; the result's `rows_inserted` are all of them.
+    /// Writes the rows of queries, one after the other; the result's `rows_inserted` are all of them.
     async fn write(
         &self,
-        physical: PhysicalQuery,
+        queries: Vec<PhysicalQuery>,
         writing: Writing,
         target: &Target,
         removed: usize,
     ) -> Result<ChangeResult> {
-        let rows = execute_stream(Arc::clone(&physical.plan), Arc::clone(&physical.context))?;
+        let rows = one_after_the_other(queries)?;
         let rows = if self.query.is_housekeeping() { give_way(self.core, rows) } else { rows };
         let write = write_frame(self.core, &target.state, rows, writing, self.query);
         let written = until_committed(self.query, write).await?;
@@ -387,6 +390,25 @@ impl Run<'_> {
             ..ChangeResult::default()
         }
     }
+}
+
+/// The rows of all queries, with the types that those of the first have: each reads texts as it likes.
+fn one_after_the_other(queries: Vec<PhysicalQuery>) -> Result<SendableRecordBatchStream> {
+    let [first, others @ ..] = queries.as_slice() else { return Err(Error::internal("a change without rows")) };
+    let start = |query: &PhysicalQuery| execute_stream(Arc::clone(&query.plan), Arc::clone(&query.context));
+    if others.is_empty() {
+        return Ok(start(first)?);
+    }
+    // What one never gives, another may: what is written says whether there are nulls.
+    let field = |field: &FieldRef| field.as_ref().clone().with_nullable(true);
+    let schema = Arc::new(Schema::new(first.plan.schema().fields().iter().map(field).collect::<Vec<_>>()));
+    let typed = Arc::clone(&schema);
+    let as_first = move |batch: RecordBatch| {
+        let columns = batch.columns().iter().zip(typed.fields()).map(|(column, field)| cast(column, field.data_type()));
+        Ok(RecordBatch::try_new(Arc::clone(&typed), columns.collect::<std::result::Result<_, _>>()?)?)
+    };
+    let rows = stream::iter(queries).map(move |query| execute_stream(query.plan, query.context)).try_flatten();
+    Ok(Box::pin(RecordBatchStreamAdapter::new(schema, rows.and_then(move |batch| ready(as_first(batch))))))
 }
 
 /// Cells that go as a whole.

@@ -33,7 +33,7 @@
 //! | `refused` | what the engine would answer otherwise than SQL does |
 //! | `nulls` | where the engine loses track of nulls |
 //! | `one_value` | queries that stand for one value |
-//! | `join_order`, `cardinality`, `selectivity` | the order of joins, by how many rows are expected |
+//! | `join_order`, `cardinality`, `selectivity`, `broadcast` | the order of joins, by how many rows are expected, and their sides |
 //! | `filter_names` | filters that sink where columns have the same name |
 //! | `group_reduction` | aggregates of which a join wants a few groups |
 //! | `same_frames` | frames whose names would be taken for each other |
@@ -56,6 +56,7 @@
 mod alter;
 mod answer;
 pub mod bounded;
+mod broadcast;
 mod cardinality;
 mod catalog;
 pub mod cell_reader;

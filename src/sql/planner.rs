@@ -367,7 +367,7 @@ impl Planner {
         let (state, cells) = self.meadow.version(&frame_name(&change.name, ask.session)?, AsOf::Latest).await?;
         let target = Target::new(state, cells);
         let change = self.spelled_out(&change, &target, ask).await?.unwrap_or(change);
-        let query = change.filled(&change.replacement(&target.state.schema, None)?)?;
+        let query = change.filled(&change.replacement(&target.state.schema, None)?.join(" UNION ALL "))?;
         let (draft, plan) = self.logical(query, ask, Some(&target)).await?;
         draft.explained(&plan, verbose).await
     }

@@ -37,6 +37,7 @@ const SOURCE: &str = "the source";
 const PART: &str = "part ";
 const IS_CHANGED: &str = "\"is changed\"";
 const IN_SOURCE: &str = "\"in the source\"";
+const IN_TARGET: &str = "\"in the target\"";
 
 /// A statement that changes rows.
 #[derive(Debug, Clone)]
@@ -188,24 +189,30 @@ impl RowChange {
         }
     }
 
-    /// The query that gives the rows in place of those of the cells that were found, and the new ones. Where cells are
+    /// The queries that give the rows in place of those of the cells that were found, and the new ones. Where cells are
     /// `rewritten`, of the others only rows that have other values are given: their old ones are marked as deleted.
     ///
     /// # Errors
     /// [`crate::ErrorKind::NotFound`] for a column that the frame does not have.
-    pub fn replacement(&self, schema: &SchemaRef, rewritten: Option<&[usize]>) -> Result<String> {
+    pub fn replacement(&self, schema: &SchemaRef, rewritten: Option<&[usize]>) -> Result<Vec<String>> {
         let (target, t) = (quoted(TARGET), &self.alias);
         let anew = &is_rewritten(t, rewritten);
         match &self.body {
             Body::Delete { predicate } => {
                 let all = columns(schema, |field| quoted(field.name()));
-                Ok(format!("SELECT {all} FROM {target} AS {t} WHERE ({predicate}) IS NOT TRUE AND {anew}"))
+                Ok(vec![format!("SELECT {all} FROM {target} AS {t} WHERE ({predicate}) IS NOT TRUE AND {anew}")])
             }
             Body::Update { values, predicate, asks } => {
                 check_columns(values, schema)?;
-                Ok(updated((t, anew), values, predicate, *asks, schema))
+                Ok(vec![updated((t, anew), values, predicate, *asks, schema)])
             }
-            Body::Merge(merging) => merging.replacement(t, anew, schema),
+            Body::Merge(merging) => {
+                merging.check(schema)?;
+                Ok(match merging.gives_whole_rows(schema, &self.parts) {
+                    true => merging.whole_rows(t, anew, schema),
+                    false => merging.replacement(t, anew, schema),
+                })
+            }
         }
     }
 
@@ -345,14 +352,91 @@ impl Merging {
         )
     }
 
+    fn check(&self, schema: &SchemaRef) -> Result<()> {
+        self.clauses.iter().try_for_each(|clause| match &clause.action {
+            Action::Update(values) | Action::Insert(values) => check_columns(values, schema),
+            _ => Ok(()),
+        })
+    }
+
+    /// Whether a changed row is the source's alone: nothing is kept of the frame's.
+    fn gives_whole_rows(&self, schema: &SchemaRef, parts: &Parts) -> bool {
+        let given = |values: &Values| {
+            let value = |field: &FieldRef| value_of(values, field.name());
+            schema.fields().iter().all(|field| value(field).is_some_and(|value| self.is_of_source(value, parts)))
+        };
+        let is_whole = |clause: &Clause| match (&clause.kind, &clause.action) {
+            (When::Matched, Action::Update(values)) => given(values),
+            (kind, _) => *kind != When::NotInSource,
+        };
+        // Of nested values the types are brought together where all rows are of one query.
+        let is_flat = schema.fields().iter().all(|field| !field.data_type().is_nested());
+        is_flat && self.of(When::Matched).next().is_some() && self.clauses.iter().all(is_whole)
+    }
+
+    /// Whether a value is a column of the source.
+    fn is_of_source(&self, value: &str, parts: &Parts) -> bool {
+        match parts.number(value.trim_matches('"')) {
+            Some(Expr::CompoundIdentifier(names)) => names.first().is_some_and(|n| quoted(&name_of(n)) == self.source),
+            Some(_) => false,
+            None => value.starts_with(&format!("{}.", self.source)),
+        }
+    }
+
+    /// The rows that nothing changes, which are most and are not sent about: the keys of the source are enough to know them.
+    /// Then the changed ones and the new ones, of which the frame has the keys alone.
+    fn whole_rows(&self, t: &str, anew: &str, schema: &SchemaRef) -> Vec<String> {
+        let (target, source, s, on) = (quoted(TARGET), quoted(SOURCE), &self.source, &self.on);
+        let matched = self.any(When::Matched);
+        let old = columns(schema, |field| format!("{t}.{}", quoted(field.name())));
+        let kept = format!("SELECT {old} FROM {target} AS {t} LEFT ANTI JOIN {source} AS {s} ON ({on}) AND {matched}");
+        let is_kept = |clause: &Clause| (!matches!(clause.action, Action::Delete)).to_string();
+        let is_updated = self.first(When::Matched, "", is_kept, "false");
+        let values = |kind: When, field: &FieldRef| self.first(kind, "", |clause| clause.value(field, t, s), "NULL");
+        let only = |kind: When| columns(schema, |field| format!("{} AS {}", values(kind, field), quoted(field.name())));
+        let updates = self.of(When::Matched).any(|clause| !matches!(clause.action, Action::Delete));
+        let inserts = self.of(When::NotInTarget).next().is_some();
+        let changed = match (updates, inserts) {
+            (false, false) => None,
+            (true, false) => Some(format!(
+                "SELECT {} FROM {source} AS {s} JOIN {target} AS {t} ON {on} WHERE {is_updated}",
+                only(When::Matched)
+            )),
+            (false, true) => Some(self.inserted(t, schema)),
+            (true, true) => {
+                let either = columns(schema, |field| {
+                    let (new, name) = (values(When::NotInTarget, field), quoted(field.name()));
+                    match values(When::Matched, field) {
+                        changed if changed == new => format!("{new} AS {name}"),
+                        changed => format!("CASE WHEN {t}.{IN_TARGET} THEN {changed} ELSE {new} END AS {name}"),
+                    }
+                });
+                Some(format!(
+                    "SELECT {either} FROM {source} AS {s} LEFT JOIN (SELECT *, true AS {IN_TARGET} FROM {target} AS {t}) AS {t} \
+                     ON {on} WHERE CASE WHEN {t}.{IN_TARGET} THEN {is_updated} ELSE {} END",
+                    self.any(When::NotInTarget)
+                ))
+            }
+        };
+        [format!("{kept} WHERE {anew}")].into_iter().chain(changed).collect()
+    }
+
+    /// The query that gives the new rows.
+    fn inserted(&self, t: &str, schema: &SchemaRef) -> String {
+        let (target, source, s, on) = (quoted(TARGET), quoted(SOURCE), &self.source, &self.on);
+        let new = columns(schema, |field| {
+            let value = self.first(When::NotInTarget, "", |clause| clause.value(field, t, s), "NULL");
+            format!("{value} AS {}", quoted(field.name()))
+        });
+        format!(
+            "SELECT {new} FROM {source} AS {s} LEFT ANTI JOIN {target} AS {t} ON {on} WHERE {}",
+            self.any(When::NotInTarget)
+        )
+    }
+
     /// Rows that a source row changes or matches without changing; rows that no source row matches, where that matters;
     /// new rows.
-    fn replacement(&self, t: &str, anew: &str, schema: &SchemaRef) -> Result<String> {
-        for clause in &self.clauses {
-            if let Action::Update(values) | Action::Insert(values) = &clause.action {
-                check_columns(values, schema)?;
-            }
-        }
+    fn replacement(&self, t: &str, anew: &str, schema: &SchemaRef) -> Vec<String> {
         let (target, source, s, on) = (quoted(TARGET), quoted(SOURCE), &self.source, &self.on);
         let is_kept = |clause: &Clause| (!matches!(clause.action, Action::Delete)).to_string();
         let changed = |kind: When, also: &str| {
@@ -388,16 +472,9 @@ impl Merging {
             }
         }
         if self.of(When::NotInTarget).next().is_some() {
-            let new = columns(schema, |field| {
-                let value = self.first(When::NotInTarget, "", |clause| clause.value(field, t, s), "NULL");
-                format!("{value} AS {}", quoted(field.name()))
-            });
-            all.push(format!(
-                "SELECT {new} FROM {source} AS {s} LEFT ANTI JOIN {target} AS {t} ON {on} WHERE {}",
-                self.any(When::NotInTarget)
-            ));
+            all.push(self.inserted(t, schema));
         }
-        Ok(all.join(" UNION ALL "))
+        vec![all.join(" UNION ALL ")]
     }
 }
 
@@ -417,6 +494,11 @@ impl Clause {
 }
 
 impl Parts {
+    /// The expression that a name stands for.
+    fn number(&self, name: &str) -> Option<&Expr> {
+        self.expressions.get(name.strip_prefix(PART)?.parse::<usize>().ok()?)
+    }
+
     /// The name that stands for `expression`.
     fn put(&mut self, expression: &Expr) -> String {
         self.expressions.push(expression.clone());
@@ -500,8 +582,7 @@ impl VisitorMut for Fill<'_> {
 
     fn post_visit_expr(&mut self, expression: &mut Expr) -> ControlFlow<()> {
         if let Expr::Identifier(name) = expression
-            && let Some(number) = name.value.strip_prefix(PART)
-            && let Some(part) = number.parse().ok().and_then(|number: usize| self.0.expressions.get(number))
+            && let Some(part) = self.0.number(&name.value)
         {
             *expression = Expr::Nested(Box::new(part.clone()));
         }

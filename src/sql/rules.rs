@@ -11,6 +11,7 @@ use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 use datafusion::physical_plan::ExecutionPlan;
 
+use super::broadcast::BroadcastsBesideMany;
 use super::compact::compact_sorts;
 use super::filter_names::WhereNamesDiffer;
 use super::group_reduction::GroupReduction;
@@ -41,6 +42,9 @@ fn physical_rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
     let rules = PhysicalOptimizer::new().rules.into_iter();
     let rules = rules.map(|rule| if sinks(&rule) { Arc::new(WhereNamesDiffer(rule)) as _ } else { rule });
     let mut rules: Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> = rules.collect();
+    if let Some(chosen) = rules.iter().position(|rule| rule.name() == "join_selection") {
+        rules.insert(chosen + 1, Arc::new(BroadcastsBesideMany));
+    }
     // The sides of joins are chosen by it.
     rules.insert(0, Arc::new(EachStep { name: "filter_estimates", change: filter_estimates }));
     rules.push(Arc::new(EachStep { name: "sorted_partitions", change: sorted_partitions }));

@@ -194,3 +194,70 @@ def test_new_columns_come_with_rows_where_that_is_asked_for(frame: Frame) -> Non
     assert (frame.describe().version, "another" in frame.schema.names) == (4, False)
     assert frame.overwrite({"id": [1], "fresh": [True]}, evolve=True).rows == 1
     assert frame.read(["id", "fresh"]).fetchall() == [(1, True)]
+
+
+CLAUSES = (
+    # When the row is updated, when it is deleted (asked first), when a new one is inserted.
+    ("true", None, "true"),
+    ("true", None, None),
+    ("source.v > 0", None, "source.v < 1"),
+    ("true", "source.v < target.v", "true"),
+    (None, "source.v > 0", "source.v > 0"),
+    (None, "true", None),
+)
+
+
+def merged(old: list[tuple], new: list[tuple], clauses: tuple[str | None, ...]) -> list[tuple]:
+    """What MERGE makes of rows by a key and a value, clause by clause."""
+    update, delete, insert = clauses
+
+    def holds(clause: str | None, source: tuple, target: tuple | None = None) -> bool:
+        if clause in (None, "true"):
+            return clause == "true"
+        names = {"source.v": source[2], "target.v": target[2] if target else None}
+        left, comparison, right = clause.split()
+        a, b = (names[side] if side in names else float(side) for side in (left, right))
+        return a is not None and b is not None and (a > b if comparison == ">" else a < b)
+
+    found = []
+    for row in old:
+        source = next((s for s in new if s[0] is not None and s[0] == row[0]), None)
+        if source and holds(delete, source, row):
+            continue
+        found.append(source if source and holds(update, source, row) else row)
+    keys = {row[0] for row in old if row[0] is not None}
+    return found + [s for s in new if s[0] not in keys and holds(insert, s)]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_whole_rows_are_merged_as_said(ap: Apiary, seed: int) -> None:
+    """Rows that the source gives whole, against a model: keys that the frame has twice, or are null on either side."""
+    rng = random.Random(seed)
+    value = [None, -1.0, 0.5, 2.0]
+    keys = [None, *range(40)]
+    old = [(rng.choice(keys), f"old {n}", rng.choice(value)) for n in range(60)]
+    distinct = rng.sample(range(60), 30) + [None]
+    new = [(key, rng.choice([None, f"new {key}"]), rng.choice(value)) for key in distinct]
+    schema = pa.schema([("id", pa.int64()), ("name", pa.string()), ("v", pa.float64())])
+
+    def table(data: list[tuple]) -> pa.Table:
+        return pa.table([pa.array(column, field.type) for column, field in zip(zip(*data), schema)], schema=schema)
+
+    for marks in (False, True):
+        for number, clauses in enumerate(CLAUSES):
+            update, delete, insert = clauses
+            frame = ap.create_frame(f"lab.t.m{seed}_{marks}_{number}", schema)
+            if marks:
+                ap.sql(
+                    f"ALTER FRAME {frame.name} SET TBLPROPERTIES ('delta.enableDeletionVectors' = 'true')"
+                ).fetchall()
+            for part in (old[:25], old[25:]):
+                frame.write(table(part))
+            merge = frame.merge(table(new), ON)
+            merge = merge.when_matched_delete(delete) if delete else merge
+            merge = merge.when_matched_update(None, update) if update else merge
+            merge = merge.when_not_matched_insert(None, insert) if insert else merge
+            done = merge.execute()
+            wanted = merged(old, new, clauses)
+            assert sorted(map(repr, rows(frame.read()))) == sorted(map(repr, wanted)), clauses
+            assert len(old) - done.rows_deleted + done.rows_inserted == len(wanted), clauses
