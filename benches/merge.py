@@ -44,7 +44,7 @@ on = "t.l_orderkey = s.l_orderkey AND t.l_linenumber = s.l_linenumber"
 merge = DeltaTable(spec["theirs"]).merge(source, predicate=on, source_alias="s", target_alias="t")
 merge.when_matched_update_all().when_not_matched_insert_all().execute()
 {PEAK}"""
-# A number that every order has below every scale's largest, so that new keys are new.
+# Larger than the key of any order: keys of which it is a part are new.
 FAR = 10**12
 
 

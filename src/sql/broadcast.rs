@@ -13,12 +13,12 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::joins::{HashJoinExec, PartitionMode};
 use datafusion::physical_plan::statistics::{StatisticsArgs, StatisticsContext};
 
+use super::frame_table::TEXT_WIDTH;
+
 /// How many times as large the other side must be.
 const OTHER_SIDE: usize = 64;
 /// How many times what the engine broadcasts one side may be then.
 const LARGER: usize = 8;
-/// Bytes of a value whose width is not known.
-const SOME_TEXT: usize = 24;
 
 /// Chooses them among the joins that the engine would have both sides sent of.
 #[derive(Debug)]
@@ -72,6 +72,6 @@ fn size(step: &Arc<dyn ExecutionPlan>) -> Option<(usize, usize)> {
     let rows = *statistics.num_rows.get_value()?;
     let schema = step.schema();
     let width: usize =
-        schema.fields().iter().map(|field| field.data_type().primitive_width().unwrap_or(SOME_TEXT)).sum();
+        schema.fields().iter().map(|field| field.data_type().primitive_width().unwrap_or(TEXT_WIDTH)).sum();
     Some((rows, rows.saturating_mul(width)))
 }

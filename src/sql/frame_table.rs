@@ -76,7 +76,7 @@ pub struct ScanNote {
 }
 
 /// Bytes in memory of a text or another value without a fixed width: its view and, now and then, what is behind it.
-const TEXT_WIDTH: usize = 24;
+pub(super) const TEXT_WIDTH: usize = 24;
 
 /// Most cells whose bounds are looked at to choose between plans.
 const MAX_ESTIMATED: usize = 256;

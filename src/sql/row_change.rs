@@ -376,7 +376,7 @@ impl Merging {
 
     /// Whether a value is a column of the source.
     fn is_of_source(&self, value: &str, parts: &Parts) -> bool {
-        match parts.number(value.trim_matches('"')) {
+        match parts.expression(value.trim_matches('"')) {
             Some(Expr::CompoundIdentifier(names)) => names.first().is_some_and(|n| quoted(&name_of(n)) == self.source),
             Some(_) => false,
             None => value.starts_with(&format!("{}.", self.source)),
@@ -390,8 +390,7 @@ impl Merging {
         let matched = self.any(When::Matched);
         let old = columns(schema, |field| format!("{t}.{}", quoted(field.name())));
         let kept = format!("SELECT {old} FROM {target} AS {t} LEFT ANTI JOIN {source} AS {s} ON ({on}) AND {matched}");
-        let is_kept = |clause: &Clause| (!matches!(clause.action, Action::Delete)).to_string();
-        let is_updated = self.first(When::Matched, "", is_kept, "false");
+        let is_updated = self.first(When::Matched, "", Clause::is_kept, "false");
         let values = |kind: When, field: &FieldRef| self.first(kind, "", |clause| clause.value(field, t, s), "NULL");
         let only = |kind: When| columns(schema, |field| format!("{} AS {}", values(kind, field), quoted(field.name())));
         let updates = self.of(When::Matched).any(|clause| !matches!(clause.action, Action::Delete));
@@ -438,7 +437,6 @@ impl Merging {
     /// new rows.
     fn replacement(&self, t: &str, anew: &str, schema: &SchemaRef) -> Vec<String> {
         let (target, source, s, on) = (quoted(TARGET), quoted(SOURCE), &self.source, &self.on);
-        let is_kept = |clause: &Clause| (!matches!(clause.action, Action::Delete)).to_string();
         let changed = |kind: When, also: &str| {
             columns(schema, |field| {
                 let name = quoted(field.name());
@@ -460,13 +458,13 @@ impl Merging {
                  ON ({on}) AND {} WHERE {} AND ({s}.{IN_SOURCE} OR {anew})",
                 changed(When::Matched, &also),
                 self.any(When::Matched),
-                self.first(When::Matched, &also, is_kept, "true"),
+                self.first(When::Matched, &also, Clause::is_kept, "true"),
             ));
             if apart {
                 all.push(format!(
                     "SELECT {} FROM {target} AS {t} LEFT ANTI JOIN {source} AS {s} ON {on} WHERE {} AND ({} OR {anew})",
                     changed(When::NotInSource, ""),
-                    self.first(When::NotInSource, "", is_kept, "true"),
+                    self.first(When::NotInSource, "", Clause::is_kept, "true"),
                     self.any(When::NotInSource),
                 ));
             }
@@ -479,6 +477,11 @@ impl Merging {
 }
 
 impl Clause {
+    /// Whether the row is there afterwards, as SQL.
+    fn is_kept(&self) -> String {
+        (!matches!(self.action, Action::Delete)).to_string()
+    }
+
     /// What it makes of a column.
     fn value(&self, field: &FieldRef, t: &str, s: &str) -> String {
         let name = quoted(field.name());
@@ -495,7 +498,7 @@ impl Clause {
 
 impl Parts {
     /// The expression that a name stands for.
-    fn number(&self, name: &str) -> Option<&Expr> {
+    fn expression(&self, name: &str) -> Option<&Expr> {
         self.expressions.get(name.strip_prefix(PART)?.parse::<usize>().ok()?)
     }
 
@@ -582,7 +585,7 @@ impl VisitorMut for Fill<'_> {
 
     fn post_visit_expr(&mut self, expression: &mut Expr) -> ControlFlow<()> {
         if let Expr::Identifier(name) = expression
-            && let Some(part) = self.0.number(&name.value)
+            && let Some(part) = self.0.expression(&name.value)
         {
             *expression = Expr::Nested(Box::new(part.clone()));
         }
